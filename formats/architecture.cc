@@ -1,0 +1,231 @@
+#include "formats/architecture.h"
+
+#include <algorithm>
+#include <array>
+
+#include "formats/base/text.h"
+#include "formats/embedded.h"
+
+namespace q2c {
+namespace {
+
+// Larger than any model, small enough that products of three stay below 2^64.
+constexpr uint64_t kMaxSize = 1U << 20U;
+constexpr uint64_t kMaxLayers = 1000;
+constexpr uint64_t kMaxLinears = 1'000'000;
+
+// Last part of a tensor's name that makes it a part of a linear.
+constexpr std::array<std::string_view, 12> kParts = {"weight", "bias", "qweight", "qzeros", "scales", "g_idx", "weight_packed",
+                                                     "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "zeros"};
+
+// The named sizes of one model, from its config.
+class Sizes {
+ public:
+  static Result<Sizes> Read(const Json& definition, const Json& config) {
+    Sizes sizes;
+    for (const auto& [symbol, rule] : definition.Find("sizes")->members()) {
+      const std::string& key = rule.Find("key")->text();
+      const Json* value = config.Find(key);
+      if (value != nullptr && !value->is_null()) {
+        const std::optional<uint64_t> number = value->AsU64();
+        const uint64_t limit = symbol == "L" ? kMaxLayers : kMaxSize;
+        if (!number.has_value() || *number == 0 || *number > limit) {
+          return Malformed("config-size", "config.json: {} is {}, expected a whole number from 1 to {}", key, Escape(value->Dump(-1), 40), limit);
+        }
+        sizes.values_[symbol] = *number;
+        continue;
+      }
+      const Json* fallback = rule.Find("default");
+      if (fallback == nullptr) return Malformed("config-size", "config.json: {} is missing", key);
+      QC_ASSIGN(sizes.values_[symbol], sizes.Eval(fallback->text()));
+    }
+    const auto at = [&](const char* symbol) { return sizes.values_.at(symbol); };
+    if (config.Find("head_dim") == nullptr && at("H") % at("A") != 0) {
+      return Malformed("config-size", "config.json: hidden_size {} is not a multiple of num_attention_heads {}", at("H"), at("A"));
+    }
+    if (at("K") > at("A") || at("A") % at("K") != 0) {
+      return Malformed("config-size", "config.json: num_attention_heads {} is not a multiple of num_key_value_heads {}", at("A"), at("K"));
+    }
+    return sizes;
+  }
+
+  // A number, a symbol, or two of them joined by * or /.
+  Result<uint64_t> Eval(const std::string& text) const {
+    for (const char op : {'*', '/'}) {
+      const size_t at = text.find(op);
+      if (at == std::string::npos) continue;
+      QC_ASSIGN(const uint64_t left, Eval(text.substr(0, at)));
+      QC_ASSIGN(const uint64_t right, Eval(text.substr(at + 1)));
+      if (op == '/' && right == 0) return Internal("division by zero in '{}'", text);
+      return op == '*' ? left * right : left / right;
+    }
+    if (const auto found = values_.find(text); found != values_.end()) return found->second;
+    if (const std::optional<uint64_t> number = Json::Number(text).AsU64()) return *number;
+    return Internal("unknown size '{}' in an architecture", text);
+  }
+
+ private:
+  std::map<std::string, uint64_t> values_;
+};
+
+// Which layers of a mixture-of-experts model have experts (transformers: decoder_sparse_step, mlp_only_layers).
+bool IsSparse(const Json& config, uint64_t layer) {
+  if (const Json* dense = config.Find("mlp_only_layers"); dense != nullptr) {
+    for (const Json& item : dense->items()) {
+      if (item.AsU64() == layer) return false;
+    }
+  }
+  const Json* step = config.Find("decoder_sparse_step");
+  const uint64_t every = step == nullptr ? 1 : step->AsU64().value_or(1);
+  return every != 0 && (layer + 1) % every == 0;
+}
+
+bool DeclaresBias(const Json& rule, const Json& config) {
+  if (rule.is_string()) return rule.text() == "required";
+  const Json* value = config.Find(rule.Find("key")->text());
+  const bool fallback = rule.Find("default")->AsBool().value_or(false);
+  return value == nullptr ? fallback : value->AsBool().value_or(fallback);
+}
+
+std::string Replace(std::string text, std::string_view what, uint64_t number) {
+  if (const size_t at = text.find(what); at != std::string::npos) text.replace(at, what.size(), std::to_string(number));
+  return text;
+}
+
+Json Extend(const Json& base, const Json& derived) {
+  Json merged = base;
+  for (const auto& [key, value] : derived.members()) {
+    if (Json* old = merged.Find(key); old != nullptr && old->is_object() && value.is_object()) {
+      *old = Extend(*old, value);
+    } else {
+      merged.Set(key, value);
+    }
+  }
+  return merged;
+}
+
+Result<Json> LoadDefinition(std::string_view model_type) {
+  for (const EmbeddedFile& file : EmbeddedFiles()) {
+    if (file.folder != "architectures" || file.name != model_type) continue;
+    QC_ASSIGN(const Json json, ParseJson(file.text));
+    const Json* base = json.Find("extends");
+    if (base == nullptr) return json;
+    QC_ASSIGN(const Json base_json, LoadDefinition(base->text()));
+    return Extend(base_json, json);
+  }
+  return Refused("architecture", "architecture '{}' is not known; known are {}", Escape(model_type), Join(KnownArchitectures(), ", "));
+}
+
+}  // namespace
+
+std::vector<std::string> KnownArchitectures() {
+  std::vector<std::string> names;
+  for (const EmbeddedFile& file : EmbeddedFiles()) {
+    if (file.folder == "architectures") names.emplace_back(file.name);
+  }
+  return names;
+}
+
+Result<Architecture> FindArchitecture(const std::string& model_type) {
+  QC_ASSIGN(Json definition, LoadDefinition(model_type));
+  return Architecture{model_type, std::move(definition)};
+}
+
+std::vector<std::string> Architecture::Classes() const {
+  std::vector<std::string> names;
+  for (const Json& item : definition.Find("classes")->items()) names.push_back(item.Find("name")->text());
+  return names;
+}
+
+Result<Skeleton> Architecture::Expand(const Json& config, const std::string& class_name) const {
+  QC_ASSIGN(const Sizes sizes, Sizes::Read(definition, config));
+  Skeleton skeleton;
+  QC_ASSIGN(skeleton.layers, sizes.Eval("L"));
+  const bool moe = definition.Find("moe") != nullptr;
+  uint64_t experts = 1;
+  if (moe) {
+    QC_ASSIGN(experts, sizes.Eval("E"));
+  }
+
+  for (const Json& item : definition.Find("tensors")->items()) {
+    ExpectedTensor tensor;
+    const std::string& pattern = item.Find("name")->text();
+    for (const Json& dim : item.Find("shape")->items()) {
+      QC_ASSIGN(const uint64_t size, sizes.Eval(dim.text()));
+      tensor.shape.push_back(size);
+    }
+    const uint64_t copies = pattern.find("{layer}") == std::string::npos ? 1 : skeleton.layers;
+    for (uint64_t layer = 0; layer < copies; ++layer) {
+      tensor.name = Replace(pattern, "{layer}", layer);
+      skeleton.tensors.emplace(tensor.name, tensor);
+    }
+  }
+
+  const auto add_linear = [&](const Json& item) -> Status {
+    ExpectedLinear linear;
+    const std::string& pattern = item.Find("name")->text();
+    QC_ASSIGN(linear.in_features, sizes.Eval(item.Find("in")->text()));
+    QC_ASSIGN(linear.out_features, sizes.Eval(item.Find("out")->text()));
+    linear.bias = DeclaresBias(*item.Find("bias"), config);
+    linear.router = item.Find("router") != nullptr;
+    linear.in_block = pattern.find("{layer}") != std::string::npos;
+    if (const Json* tied = item.Find("tied_to")) linear.tied_to = tied->text();
+    const Json* kind = item.Find("layers");
+    const uint64_t copies = linear.in_block ? skeleton.layers : 1;
+    const uint64_t inner = pattern.find("{expert}") == std::string::npos ? 1 : experts;
+    if (copies * inner + skeleton.linears.size() > kMaxLinears) return Malformed("config-size", "config.json describes more than {} linears", kMaxLinears);
+    for (uint64_t layer = 0; layer < copies; ++layer) {
+      if (kind != nullptr && (kind->text() == "sparse") != IsSparse(config, layer)) continue;
+      for (uint64_t expert = 0; expert < inner; ++expert) {
+        linear.name = Replace(Replace(pattern, "{layer}", layer), "{expert}", expert);
+        skeleton.linears.emplace(linear.name, linear);
+      }
+    }
+    return {};
+  };
+  for (const Json& item : definition.Find("linears")->items()) QC_TRY(add_linear(item));
+  for (const Json& item : definition.Find("classes")->items()) {
+    if (item.Find("name")->text() != class_name) continue;
+    for (const Json& linear : item.Find("linears")->items()) QC_TRY(add_linear(linear));
+    return skeleton;
+  }
+  return Refused("architecture-class", "config.json: class '{}' is not known for model_type '{}'; known are {}", Escape(class_name), model_type, Join(Classes(), ", "));
+}
+
+std::pair<std::string, std::string> SplitPart(const std::string& tensor) {
+  const size_t dot = tensor.rfind('.');
+  if (dot == std::string::npos) return {tensor, ""};
+  return {tensor.substr(0, dot), tensor.substr(dot + 1)};
+}
+
+std::optional<std::string> Architecture::CanonicalName(const Skeleton& skeleton, const std::string& name) const {
+  const auto known = [&](const std::string& candidate) {
+    if (skeleton.tensors.contains(candidate)) return true;
+    const auto [linear, part] = SplitPart(candidate);
+    return std::ranges::find(kParts, part) != kParts.end() && skeleton.linears.contains(linear);
+  };
+  // Take wrappers off the front, one at a time; after each, try with and without "model.".
+  std::string rest = name;
+  for (;;) {
+    if (known(rest)) return rest;
+    if (known("model." + rest)) return "model." + rest;
+    const auto& wrappers = definition.Find("wrappers")->items();
+    const auto wrapper = std::ranges::find_if(wrappers, [&](const Json& item) { return rest.starts_with(item.text()); });
+    if (wrapper == wrappers.end()) break;
+    rest.erase(0, wrapper->text().size());
+  }
+  // torch.compile puts its wrapper anywhere.
+  constexpr std::string_view kCompiled = "_orig_mod.";
+  if (const size_t at = name.find(kCompiled); at != std::string::npos) {
+    std::string without = name;
+    return CanonicalName(skeleton, without.erase(at, kCompiled.size()));
+  }
+  return std::nullopt;
+}
+
+bool Architecture::IsDerived(std::string_view name) const {
+  const auto& patterns = definition.Find("drop")->items();
+  return std::ranges::any_of(patterns, [&](const Json& pattern) { return GlobMatch(pattern.text(), name); });
+}
+
+}  // namespace q2c

@@ -1,0 +1,295 @@
+#include "formats/checkpoint.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <map>
+#include <set>
+
+#include "formats/base/text.h"
+#include "formats/containers/safetensors.h"
+
+namespace q2c {
+namespace {
+
+constexpr uint64_t kMaxIndexBytes = 64'000'000;
+constexpr uint64_t kMaxConfigBytes = 16'000'000;
+
+// Files that belong to the old packing of the weights, or to an earlier conversion, and are not carried over.
+constexpr std::array<std::string_view, 14> kOtherWeights = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot",
+                                                            ".safetensors", ".bin.index.json", ".safetensors.index.json", ".incomplete", ".npz"};
+constexpr std::array<std::string_view, 2> kPickles = {".bin", ".pt"};
+constexpr std::array<std::string_view, 4> kRewritten = {kConfigName, kQuantizeConfigName, "SHA256SUMS", "qwen2-convert.manifest.json"};
+// Files ending in .bin that are no weights.
+constexpr std::array<std::string_view, 3> kNoWeights = {"training_args.bin", "optimizer.bin", "scheduler.bin"};
+
+template <typename Range>
+bool EndsWithAny(std::string_view name, const Range& endings) {
+  return std::ranges::any_of(endings, [&](std::string_view ending) { return name.ends_with(ending); });
+}
+template <typename Range>
+bool IsAny(std::string_view name, const Range& names) {
+  return std::ranges::find(names, name) != std::ranges::end(names);
+}
+
+// "model-00002-of-00003.safetensors" -> {"model", 2, 3}
+struct ShardName {
+  std::string stem;
+  uint64_t number = 0;
+  uint64_t count = 0;
+};
+std::optional<ShardName> ParseShardName(std::string_view name) {
+  if (!name.ends_with(".safetensors")) return std::nullopt;
+  name.remove_suffix(std::string_view(".safetensors").size());
+  const size_t of = name.rfind("-of-");
+  if (of == std::string_view::npos) return std::nullopt;
+  const size_t dash = name.rfind('-', of - 1);
+  if (of == 0 || dash == std::string_view::npos) return std::nullopt;
+  ShardName shard{std::string(name.substr(0, dash)), 0, 0};
+  const auto number = [](std::string_view text, uint64_t* out) {
+    const auto [rest, ec] = std::from_chars(text.data(), text.data() + text.size(), *out);
+    return ec == std::errc{} && rest == text.data() + text.size();
+  };
+  if (!number(name.substr(dash + 1, of - dash - 1), &shard.number) || !number(name.substr(of + 4), &shard.count)) return std::nullopt;
+  return shard;
+}
+
+// Without an index only the names say whether all shards are there.
+Status CheckNumbering(const std::vector<std::string>& names) {
+  std::map<std::pair<std::string, uint64_t>, std::set<uint64_t>> sets;
+  for (const std::string& name : names) {
+    if (const std::optional<ShardName> shard = ParseShardName(name)) sets[{shard->stem, shard->count}].insert(shard->number);
+  }
+  for (const auto& [key, numbers] : sets) {
+    for (uint64_t i = 1; i <= key.second; ++i) {
+      if (!numbers.contains(i)) {
+        return Malformed("shard-missing", "shard '{}-{:05}-of-{:05}.safetensors' is missing; complete the download", Escape(key.first), i, key.second);
+      }
+      if (i > numbers.size() + 1) break;
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Checkpoint> Checkpoint::Open(const std::string& path, Links links) {
+  QC_ASSIGN(Location location, Location::Open(path, links));
+  Checkpoint checkpoint(std::move(location));
+  QC_TRY(checkpoint.ReadFolder());
+  return checkpoint;
+}
+
+Status Checkpoint::ReadFolder() {
+  const Dir& dir = location_.dir();
+  QC_ASSIGN(const std::vector<DirEntry> entries, dir.List());
+  std::vector<std::string> shards;
+  std::vector<std::string> pickles;
+  std::vector<std::string> others;
+  std::vector<std::string> indexes;
+  std::map<std::string, std::string> folded;
+  for (const DirEntry& entry : entries) {
+    const std::string& name = entry.name;
+    if (!IsUtf8(name)) return Malformed("file-name", "the name of file '{}' is not valid UTF-8; rename it", Escape(name));
+    std::string lower = name;
+    std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return c < 0x80 ? std::tolower(c) : c; });
+    if (const auto [same, fresh] = folded.emplace(lower, name); !fresh) {
+      notes_.push_back({"name-case", fmt::format("files '{}' and '{}' differ by case only and collide on some file systems", Escape(same->second), Escape(name))});
+    }
+    if (entry.kind == FileKind::kFolder) {
+      others.push_back(name + "/");
+    } else if (name.ends_with(".safetensors.index.json")) {
+      indexes.push_back(name);
+    } else if (name.ends_with(".safetensors") && !name.starts_with("autogptq_model_")) {
+      shards.push_back(name);
+    } else if (EndsWithAny(name, kPickles) && !IsAny(name, kNoWeights)) {
+      pickles.push_back(name);
+      others.push_back(name);
+    } else if (EndsWithAny(name, kOtherWeights) || name.ends_with(".py")) {
+      others.push_back(name);
+    } else if (!IsAny(name, kRewritten)) {
+      QC_ASSIGN(const InputFile file, location_.OpenMember(name));
+      constexpr uint32_t kExecutableBits = 0111;
+      side_files_.push_back({name, file.bytes(), (file.stamp().mode & kExecutableBits) != 0});
+    }
+  }
+  QC_TRY(ReadConfigs());
+
+  if (indexes.size() > 1) return Malformed("index-several", "several indexes: {}; expected one", QuoteSome(indexes));
+  if (!indexes.empty()) {
+    QC_TRY(ReadIndex(indexes[0], shards));
+  } else if (shards.empty()) {
+    if (!pickles.empty()) {
+      return Refused("container-pickle", "the weights are in PyTorch pickles ({}), which this version does not read; save them as safetensors with a tool that you trust them to", QuoteSome(pickles));
+    }
+    if (std::ranges::any_of(others, [](const std::string& name) { return name.ends_with(".bin.index.json"); })) {
+      return Malformed("shard-missing", "there is an index of PyTorch files, but none of them; complete the download");
+    }
+    return Malformed("no-weights", "folder '{}' holds no *.safetensors; expected a checkpoint", Escape(path()));
+  } else {
+    QC_TRY(CheckNumbering(shards));
+    QC_TRY(ReadShards(shards));
+  }
+  if (!others.empty()) notes_.push_back({"unmanaged", fmt::format("not carried over: {}", QuoteSome(others, 8))});
+  return SettleDuplicates();
+}
+
+Status Checkpoint::ReadConfigs() {
+  const auto read = [&](std::string_view name, std::optional<Json>* out) -> Status {
+    QC_ASSIGN(const bool exists, location_.dir().Has(std::string(name)));
+    if (!exists) return {};
+    QC_ASSIGN(const InputFile file, location_.OpenMember(std::string(name)));
+    QC_ASSIGN(const std::string text, file.ReadAll(kMaxConfigBytes));
+    Result<Json> json = ParseJson(text, JsonNumbers::kAllowNan);
+    if (!json.ok()) return std::move(json).TakeError().Within(fmt::format("file '{}'", Escape(file.path())));
+    if (!json.value().is_object()) return Malformed("config-type", "file '{}' holds {}, expected an object", Escape(file.path()), json.value().KindName());
+    *out = std::move(json).value();
+    return {};
+  };
+  QC_TRY(read(kConfigName, &config_));
+  return read(kQuantizeConfigName, &quantize_config_);
+}
+
+Status Checkpoint::ReadIndex(const std::string& name, const std::vector<std::string>& shards) {
+  QC_ASSIGN(const InputFile file, location_.OpenMember(name));
+  const auto within = [&](Error error) { return std::move(error).Within(fmt::format("index '{}'", Escape(file.path()))); };
+  QC_ASSIGN(const std::string text, file.ReadAll(kMaxIndexBytes));
+  Result<Json> parsed = ParseJson(text);
+  if (!parsed.ok()) return within(std::move(parsed).TakeError());
+  const Json& index = parsed.value();
+  const Json* map = index.Find("weight_map");
+  if (map == nullptr || !map->is_object()) {
+    return within(Malformed("index-map", "'weight_map' is {}, expected an object of tensor and file", map == nullptr ? "missing" : map->KindName()));
+  }
+  std::set<std::string> names;
+  for (const auto& [tensor, value] : map->members()) {
+    if (!value.is_string()) return within(Malformed("index-map", "tensor '{}': {}, expected a file name", Escape(tensor), value.KindName()));
+    const std::string& target = value.text();
+    if (!IsPlainFileName(target) || (target.size() > 1 && target[1] == ':')) {
+      return within(Malformed("index-path", "tensor '{}' is said to lie in '{}'; expected the plain name of a file in this folder", Escape(tensor), Escape(target)));
+    }
+    if (EndsWithAny(target, kPickles)) return within(Refused("container-pickle", "it names PyTorch pickles ('{}'), which this version does not read", Escape(target)));
+    names.insert(target);
+    weight_map_.emplace_back(tensor, target);
+  }
+  std::ranges::sort(weight_map_);
+  const std::string single = "model.safetensors";
+  if (!names.contains(single) && std::ranges::find(shards, single) != shards.end()) {
+    return within(Malformed("index-and-single", "'model.safetensors' lies beside it and is not named by it; loaders disagree on which to read: remove the one that is stale"));
+  }
+  for (const std::string& shard : shards) {
+    if (!names.contains(shard)) notes_.push_back({"stale-shard", fmt::format("'{}' is not named by the index and is ignored", Escape(shard))});
+  }
+  for (const std::string& shard : names) {
+    if (std::ranges::find(shards, shard) == shards.end()) {
+      return within(Malformed("shard-missing", "shard '{}' is named but not in the folder; complete the download", Escape(shard)));
+    }
+  }
+  QC_TRY(ReadShards({names.begin(), names.end()}));
+
+  // The index and the headers must tell the same story.
+  for (const auto& [tensor, target] : weight_map_) {
+    const bool found = std::ranges::any_of(std::ranges::equal_range(tensors_, tensor, {}, &TensorInfo::name),
+                                           [&](const TensorInfo& info) { return files_[info.file].name == target; });
+    if (!found) return within(Malformed("index-tensor", "tensor '{}' is said to lie in '{}', which does not hold it", Escape(tensor), Escape(target)));
+  }
+  uint64_t total = 0;
+  for (const TensorInfo& info : tensors_) {
+    total += info.bytes;
+    if (!std::ranges::binary_search(weight_map_, info.name, {}, &std::pair<std::string, std::string>::first)) {
+      return within(Malformed("index-tensor", "tensor '{}' lies in '{}', but the index does not list it: loaders would not read it", Escape(info.name), Escape(files_[info.file].name)));
+    }
+  }
+  const Json* metadata = index.Find("metadata");
+  const Json* declared = metadata == nullptr ? nullptr : metadata->Find("total_size");
+  if (declared == nullptr) {
+    notes_.push_back({"index-total", "the index lacks metadata.total_size; it is written anew"});
+  } else if (!declared->AsU64().has_value()) {
+    return within(Malformed("index-total", "metadata.total_size is {}, expected a number of bytes below 2^64", declared->is_number() ? Escape(declared->text(), 40) : std::string(declared->KindName())));
+  } else if (*declared->AsU64() != total) {
+    notes_.push_back({"index-total", fmt::format("the index says total_size {}, the tensors have {} bytes; it is written anew", *declared->AsU64(), total)});
+  }
+  return {};
+}
+
+Status Checkpoint::ReadShards(const std::vector<std::string>& shards) {
+  for (const std::string& name : shards) {
+    QC_ASSIGN(InputFile file, location_.OpenMember(name));
+    QC_ASSIGN(SafetensorsHeader header, ReadSafetensorsHeader(file));
+    for (const std::string& warning : header.warnings) {
+      notes_.push_back({"safetensors", fmt::format("file '{}': {}", Escape(name), warning)});
+    }
+    for (TensorInfo& tensor : header.tensors) {
+      tensor.file = files_.size();
+      tensors_.push_back(std::move(tensor));
+    }
+    files_.push_back({name, std::move(file), std::move(header.metadata)});
+  }
+  std::ranges::stable_sort(tensors_, {}, &TensorInfo::name);
+  return {};
+}
+
+Status Checkpoint::SettleDuplicates() {
+  std::vector<TensorInfo> kept;
+  for (TensorInfo& tensor : tensors_) {
+    if (kept.empty() || kept.back().name != tensor.name) {
+      kept.push_back(std::move(tensor));
+      continue;
+    }
+    const TensorInfo& first = kept.back();
+    QC_ASSIGN(const bool same, SameBytes(*this, first, *this, tensor));
+    const std::string where = fmt::format("tensor '{}' lies in '{}' and in '{}'", Escape(tensor.name), Escape(files_[first.file].name), Escape(files_[tensor.file].name));
+    if (!same) return Malformed("tensor-twice", "{}, with different content; remove the file that is stale", where);
+    notes_.push_back({"tensor-twice", where + ", equal; one is kept"});
+  }
+  tensors_ = std::move(kept);
+  return {};
+}
+
+const TensorInfo* Checkpoint::Find(std::string_view name) const {
+  const auto found = std::ranges::lower_bound(tensors_, name, {}, &TensorInfo::name);
+  return found != tensors_.end() && found->name == name ? &*found : nullptr;
+}
+
+Status Checkpoint::Read(const TensorInfo& tensor, uint64_t offset, MutableBytes out) const {
+  return files_[tensor.file].file.ReadAt(tensor.offset + offset, out);
+}
+
+Result<std::vector<std::byte>> Checkpoint::ReadWhole(const TensorInfo& tensor) const {
+  std::vector<std::byte> bytes(tensor.bytes);
+  QC_TRY(Read(tensor, 0, bytes));
+  return bytes;
+}
+
+Status Checkpoint::Stream(const TensorInfo& tensor, const std::function<Status(ByteView)>& piece) const {
+  constexpr uint64_t kPiece = 1U << 20U;
+  std::vector<std::byte> buffer(std::min(kPiece, tensor.bytes));
+  for (uint64_t offset = 0; offset < tensor.bytes; offset += kPiece) {
+    const MutableBytes part(buffer.data(), std::min(kPiece, tensor.bytes - offset));
+    QC_TRY(Read(tensor, offset, part));
+    QC_TRY(piece(part));
+  }
+  return {};
+}
+
+Status Checkpoint::CheckUnchanged() const {
+  for (const WeightFile& file : files_) QC_TRY(file.file.CheckUnchanged());
+  return {};
+}
+
+Result<bool> SameBytes(const Checkpoint& a, const TensorInfo& x, const Checkpoint& b, const TensorInfo& y) {
+  if (x.dtype != y.dtype || x.shape != y.shape) return false;
+  uint64_t offset = 0;
+  bool same = true;
+  std::vector<std::byte> other;
+  QC_TRY(a.Stream(x, [&](ByteView piece) -> Status {
+    other.resize(piece.size());
+    QC_TRY(b.Read(y, offset, other));
+    same = same && std::memcmp(piece.data(), other.data(), piece.size()) == 0;
+    offset += piece.size();
+    return {};
+  }));
+  return same;
+}
+
+}  // namespace q2c

@@ -1,0 +1,85 @@
+// A checkpoint: the folder of one model, read as one sorted set of tensors, whatever
+// files they lie in, with its configs and the files that go along with them.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/base/json.h"
+#include "formats/location.h"
+#include "formats/tensor.h"
+
+namespace q2c {
+
+// A file beside the weights that is carried over byte for byte.
+struct SideFile {
+  std::string name;
+  uint64_t bytes = 0;
+  bool executable = false;
+};
+
+// Something worth saying that is no error.
+struct Note {
+  std::string id;
+  std::string message;
+};
+
+struct WeightFile {
+  std::string name;
+  InputFile file;
+  std::vector<std::pair<std::string, std::string>> metadata;
+};
+
+class Checkpoint {
+ public:
+  // Reads the folder's list, all headers, the index and the configs; no tensor data.
+  // Errors: kMalformed for anything broken or incomplete; kRefused for containers that
+  // are not read; kUsage for a folder that is not there.
+  static Result<Checkpoint> Open(const std::string& path, Links links);
+
+  const std::string& path() const { return location_.dir().path(); }
+  const Location& location() const { return location_; }
+  const std::vector<WeightFile>& files() const { return files_; }
+  const std::vector<TensorInfo>& tensors() const { return tensors_; }  // sorted by name
+  const TensorInfo* Find(std::string_view name) const;
+  const std::optional<Json>& config() const { return config_; }
+  const std::optional<Json>& quantize_config() const { return quantize_config_; }
+  const std::vector<SideFile>& side_files() const { return side_files_; }
+  const std::vector<Note>& notes() const { return notes_; }
+
+  // Bytes [offset, offset + out.size()) of a tensor.
+  Status Read(const TensorInfo& tensor, uint64_t offset, MutableBytes out) const;
+  Result<std::vector<std::byte>> ReadWhole(const TensorInfo& tensor) const;
+  // Hands the tensor over in pieces of at most 1 MiB.
+  Status Stream(const TensorInfo& tensor, const std::function<Status(ByteView)>& piece) const;
+  // kTryAgain if a weight file is not what it was when it was opened.
+  Status CheckUnchanged() const;
+
+ private:
+  explicit Checkpoint(Location location) : location_(std::move(location)) {}
+  Status ReadFolder();
+  Status ReadIndex(const std::string& name, const std::vector<std::string>& shards);
+  Status ReadShards(const std::vector<std::string>& shards);
+  Status SettleDuplicates();
+  Status ReadConfigs();
+
+  Location location_;
+  std::vector<WeightFile> files_;
+  std::vector<TensorInfo> tensors_;
+  std::vector<std::pair<std::string, std::string>> weight_map_;  // tensor, file; sorted; empty without an index
+  std::optional<Json> config_;
+  std::optional<Json> quantize_config_;
+  std::vector<SideFile> side_files_;
+  std::vector<Note> notes_;
+};
+
+// Are the two tensors equal, byte for byte? (Not their names.)
+Result<bool> SameBytes(const Checkpoint& a, const TensorInfo& x, const Checkpoint& b, const TensorInfo& y);
+
+inline constexpr std::string_view kConfigName = "config.json";
+inline constexpr std::string_view kQuantizeConfigName = "quantize_config.json";
+inline constexpr std::string_view kIndexName = "model.safetensors.index.json";
+
+}  // namespace q2c

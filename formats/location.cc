@@ -1,0 +1,87 @@
+#include "formats/location.h"
+
+#include "formats/base/text.h"
+
+namespace q2c {
+namespace {
+
+constexpr std::string_view kHubScheme = "hf://";
+
+std::string HubCache() {
+  if (std::string cache = EnvironmentVariable("HF_HUB_CACHE"); !cache.empty()) return cache;
+  if (const std::string home = EnvironmentVariable("HF_HOME"); !home.empty()) return JoinPath(home, "hub");
+  if (const std::string cache = EnvironmentVariable("XDG_CACHE_HOME"); !cache.empty()) return JoinPath(cache, "huggingface/hub");
+  return JoinPath(HomeFolder(), ".cache/huggingface/hub");
+}
+
+// hf://org/name[@revision] -> the snapshot's folder in the cache.
+Result<std::string> ResolveHubName(std::string_view name) {
+  const std::string_view whole = name;
+  name.remove_prefix(kHubScheme.size());
+  std::string revision = "main";
+  if (const size_t at = name.find('@'); at != std::string_view::npos) {
+    revision = name.substr(at + 1);
+    name = name.substr(0, at);
+  }
+  const size_t slash = name.find('/');
+  const std::string org(name.substr(0, slash));
+  const std::string model(slash == std::string_view::npos ? "" : name.substr(slash + 1));
+  if (!IsPlainFileName(org) || !IsPlainFileName(model) || revision.empty() || revision.find("..") != std::string::npos || revision.front() == '/') {
+    return Usage("hub-name", "'{}' is no Hub name; expected hf://org/name or hf://org/name@revision", Escape(whole));
+  }
+  const std::string repo_path = JoinPath(HubCache(), fmt::format("models--{}--{}", org, model));
+  const Result<Dir> repo = Dir::Open(repo_path);
+  if (!repo.ok()) {
+    return Usage("hub-missing", "'{}' is not in the Hub cache: no folder '{}'; download it first, or set HF_HUB_CACHE", Escape(whole), Escape(repo_path));
+  }
+  // A branch or tag is a small file that holds a commit; a commit names its snapshot itself.
+  std::string commit = revision;
+  const Result<Dir> refs = Dir::Open(JoinPath(repo_path, "refs"));
+  if (refs.ok()) {
+    const Result<InputFile> ref = InputFile::Open(refs.value(), revision);
+    if (ref.ok()) {
+      constexpr uint64_t kMaxRef = 256;
+      QC_ASSIGN(commit, ref.value().ReadAll(kMaxRef));
+      while (!commit.empty() && (commit.back() == '\n' || commit.back() == ' ')) commit.pop_back();
+    }
+  }
+  const std::string snapshot = JoinPath(JoinPath(repo_path, "snapshots"), commit);
+  if (!IsPlainFileName(commit) || !Dir::Open(snapshot).ok()) {
+    return Usage("hub-missing", "'{}': revision '{}' is not in the Hub cache '{}'; download it first", Escape(whole), Escape(revision), Escape(repo_path));
+  }
+  return snapshot;
+}
+
+}  // namespace
+
+Result<Location> Location::Open(const std::string& path, Links links) {
+  std::string folder = path;
+  if (path.starts_with(kHubScheme)) {
+    QC_ASSIGN(folder, ResolveHubName(path));
+  }
+  QC_ASSIGN(Dir dir, Dir::Open(folder));
+  std::optional<Dir> blobs;
+  const std::string real = RealPath(folder);
+  if (BaseName(ParentPath(real)) == "snapshots") {
+    Result<Dir> opened = Dir::Open(JoinPath(ParentPath(ParentPath(real)), "blobs"), Links::kRefuse);
+    if (opened.ok()) blobs = std::move(opened).value();
+  }
+  return Location(std::move(dir), std::move(blobs), links);
+}
+
+Result<InputFile> Location::OpenMember(const std::string& name) const {
+  if (links_ == Links::kFollow || !blobs_.has_value()) return InputFile::Open(dir_, name, links_);
+  const Result<FileKind> kind = dir_.KindOf(name);
+  if (!kind.ok() || kind.value() != FileKind::kLink) return InputFile::Open(dir_, name);
+  QC_ASSIGN(const std::string link, dir_.ReadLink(name));
+  const std::string real_dir = RealPath(dir_.path());
+  const std::string target = AbsolutePath(link.starts_with('/') ? link : JoinPath(real_dir, link));
+  if (ParentPath(target) != blobs_->path() || !IsPlainFileName(BaseName(target))) {
+    return Malformed("link-outside", "file '{}' is a link to '{}', outside the blobs/ of its Hub repository; give --follow-links if you trust it", Escape(dir_.PathOf(name)), Escape(link));
+  }
+  Result<InputFile> file = InputFile::Open(*blobs_, BaseName(target));
+  if (!file.ok()) return std::move(file).TakeError().Within(fmt::format("file '{}'", Escape(dir_.PathOf(name))));
+  return file;
+}
+
+}  // namespace q2c

@@ -1,0 +1,32 @@
+// Where a checkpoint lies: a folder, a snapshot folder of a Hub cache, or a Hub name
+// that is looked up in the cache of this machine. Never the network.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "formats/base/file.h"
+
+namespace q2c {
+
+class Location {
+ public:
+  // `path` is a folder or hf://org/name[@revision]; the latter is found through
+  // HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub.
+  // Errors: kUsage "no-folder", "hub-name", "hub-missing".
+  static Result<Location> Open(const std::string& path, Links links);
+
+  const Dir& dir() const { return dir_; }
+
+  // Opens a member of the folder. A symbolic link is followed once, and only into the
+  // blobs/ folder of the same Hub repository, unless all links are to be followed.
+  Result<InputFile> OpenMember(const std::string& name) const;
+
+ private:
+  Location(Dir dir, std::optional<Dir> blobs, Links links) : dir_(std::move(dir)), blobs_(std::move(blobs)), links_(links) {}
+  Dir dir_;
+  std::optional<Dir> blobs_;  // of the Hub repository that this snapshot belongs to
+  Links links_;
+};
+
+}  // namespace q2c

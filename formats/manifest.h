@@ -1,0 +1,71 @@
+// The manifest, qwen2-convert.manifest.json: what the output is meant to be, tensor by
+// tensor, and where each came from. It holds no time, host, path or thread count, so equal
+// runs give equal manifests. Its schema is manifest.schema.json. Verification reads it
+// back and holds the files against it.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "formats/base/json.h"
+#include "formats/tensor.h"
+
+namespace q2c {
+
+inline constexpr std::string_view kManifestName = "qwen2-convert.manifest.json";
+inline constexpr std::string_view kSumsName = "SHA256SUMS";
+
+struct ManifestTensor {
+  std::string name;
+  Dtype dtype = Dtype::kF32;
+  Shape shape;
+  std::string file;
+  std::string xxh3;                  // XXH3-128 of the bytes
+  std::vector<std::string> sources;  // names in the input; empty: made, not read
+  std::string action;                // "copy", "zero-fill", "zeros-v2-to-v1", …
+  std::string exactness;             // "same-bytes", "same-codes", "same-values", "rounded"
+};
+
+struct ManifestDrop {
+  std::string name;    // in the input
+  std::string action;  // "zero-bias", "tied-head", "derived-buffer", "user"
+};
+
+struct ManifestFile {
+  std::string name;
+  uint64_t bytes = 0;
+  std::string sha256;
+  std::string xxh3;
+};
+
+// How one quantised linear was stored in the input and is stored in the output.
+struct ManifestLinear {
+  std::string name;    // in the output
+  std::string source;  // in the input
+  std::string source_layout;
+  std::string layout;
+  uint64_t in_features = 0;
+  uint64_t out_features = 0;
+  uint64_t group_size = 0;
+  uint64_t bits = 0;
+};
+
+struct Manifest {
+  std::string tool_version;
+  std::vector<std::string> targets;
+  Json options;          // those that change content
+  std::string verify;    // the level that was asked for
+  std::string verify_read;
+  std::string publish;   // "atomic-rename" or "in-place"
+  Json config_edits;     // list of {file, key, before, after, reason}
+  std::vector<ManifestFile> files;
+  std::vector<ManifestLinear> linears;
+  std::vector<ManifestTensor> tensors;
+  std::vector<ManifestDrop> dropped;
+};
+
+std::string WriteManifest(const Manifest& manifest);
+// Errors: kMalformed "manifest"; kRefused "manifest-version" for a major version that is not 1.
+Result<Manifest> ReadManifest(std::string_view text);
+
+}  // namespace q2c

@@ -1,0 +1,74 @@
+// A checkpoint understood: every tensor assigned to a place in an architecture, every
+// linear with its layout and shape. Reads headers, group maps and zero fields, and a
+// sample of the codes where these alone do not settle the zero-point convention.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/architecture.h"
+#include "formats/checkpoint.h"
+#include "formats/layouts/layout.h"
+#include "formats/quant_config.h"
+#include "formats/zero_evidence.h"
+
+namespace q2c {
+
+// Index of a tensor in Checkpoint::tensors().
+using TensorIndex = size_t;
+
+struct Linear {
+  ExpectedLinear expected;
+  std::map<std::string, TensorIndex> parts;  // by suffix: "qweight", "bias", "weight", …
+  const Layout* layout = nullptr;            // null: a float linear
+  QuantTraits traits;                        // of a quantised one
+  ZeroSample zeros;
+  uint64_t wrapped_zeros = 0;                // v1 fields of all ones
+
+  bool quantised() const { return layout != nullptr; }
+  std::optional<TensorIndex> Part(std::string_view suffix) const;
+};
+
+struct ModelOptions {
+  std::vector<std::string> drop;                // globs of tensor names to leave out
+  std::optional<ZeroConvention> zeros;          // said by the user; overrides the evidence
+};
+
+struct Model {
+  const Checkpoint* checkpoint = nullptr;
+  Architecture architecture;
+  std::string class_name;
+  Skeleton skeleton;
+  std::optional<QuantConfig> quant;
+  std::vector<std::string> canonical;                 // by TensorIndex; empty: dropped
+  std::map<std::string, TensorIndex> tensors;         // canonical name -> tensor, those of no linear
+  std::map<std::string, Linear> linears;              // by canonical name
+  std::vector<TensorIndex> derived;                   // buffers such as rotary_emb.inv_freq
+  std::vector<std::pair<TensorIndex, std::string>> dropped;  // by the user's globs: tensor, glob
+  bool tied = false;                                  // tie_word_embeddings in effect
+  ZeroVerdict zero_verdict;
+  bool zero_label_wrong = false;                      // the config names the other convention
+
+  const TensorInfo& info(TensorIndex index) const { return checkpoint->tensors()[index]; }
+  bool AnyQuantised() const;
+  uint64_t QuantisedCount() const;
+};
+
+// Errors: kMalformed for anything missing, superfluous in part, of a wrong shape or value;
+// kRefused for unknown architectures, layouts, tensors ("tensor-unknown") and for zero points
+// whose convention cannot be decided ("zeros-undecided").
+Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& options);
+
+// A linear in the canonical form; only the parts that carry one of `components` are read.
+Result<QuantLinear> DecodeLinear(const Model& model, const Linear& linear, uint8_t components);
+
+// The largest absolute value of a float tensor and how many elements are not zero.
+struct Magnitude {
+  uint64_t nonzero = 0;
+  double largest = 0;
+};
+Result<Magnitude> MeasureTensor(const Checkpoint& checkpoint, const TensorInfo& tensor);
+
+}  // namespace q2c
