@@ -1,0 +1,110 @@
+// qwen2-convert: see --help.
+#include <csignal>
+#include <cstdio>
+#include <exception>
+
+#include "convert/options.h"
+#include "formats/base/text.h"
+
+namespace {
+
+using q2c::Code;
+using q2c::CommandLine;
+using q2c::Json;
+
+// The only global state: a signal has no other way to reach the work.
+std::atomic<int> g_signal = 0;
+extern "C" void OnSignal(int number) { g_signal = number; }
+
+int Exit(Code code) { return static_cast<int>(code); }
+
+int Fail(const q2c::Error& error, const CommandLine* line) {
+  fmt::print(stderr, "qwen2-convert: error: {}\n", error.Text());
+  if (line != nullptr && line->json) {
+    const Json document = Json::Object({{"schema", Json::Integer(1)}, {"ok", Json::Bool(false)}, {"exit", Json::Integer(Exit(error.code))},
+                                        {"error", Json::Object({{"id", Json::String(error.id)}, {"message", Json::String(error.message)}})}});
+    fmt::print("{}\n", document.Dump());
+  }
+  return Exit(error.code);
+}
+
+q2c::Result<std::string> ListTargets(bool json) {
+  Json list = Json::Array();
+  std::string text;
+  for (const std::string& name : q2c::TargetNames()) {
+    QC_ASSIGN(const q2c::Target target, q2c::FindTarget(name));
+    Json verified = Json::Array();
+    text += fmt::format("{}\n  {}\n  versions: {}\n", name, target.summary, target.versions);
+    for (const std::string& stack : target.verified_with) {
+      verified.items().push_back(Json::String(stack));
+      text += fmt::format("  verified with: {}\n", stack);
+    }
+    list.items().push_back(Json::Object({{"name", Json::String(name)}, {"summary", Json::String(target.summary)}, {"versions", Json::String(target.versions)}, {"verified_with", std::move(verified)}}));
+  }
+  if (json) return Json::Object({{"schema", Json::Integer(1)}, {"targets", std::move(list)}}).Dump() + "\n";
+  return text;
+}
+
+q2c::Result<std::string> Convert(const CommandLine& line, const q2c::PlannedJob& job) {
+  if (!line.quiet) {
+    fmt::print(stderr, "{}", q2c::PlanText(job.plan, line.verbose));
+    std::fflush(stderr);
+  }
+  QC_ASSIGN(const q2c::JobReport report, q2c::RunJob(job, line.job));
+  if (line.json) {
+    Json document = q2c::PlanJson(job.plan);
+    document.Set("ok", Json::Bool(true));
+    document.Set("output", Json::String(line.job.out));
+    document.Set("verified", Json::String(report.verified));
+    return document.Dump() + "\n";
+  }
+  if (line.quiet) return std::string();
+  std::string text = fmt::format("'{}': {} files, {} in {:.1f} s\nverified: {}\n", q2c::Escape(line.job.out), report.files, q2c::HumanBytes(report.bytes), report.seconds, report.verified);
+  if (report.in_place) text += "note: the output is a mount point, so its files were moved in one by one, config.json last; a crash in that moment leaves a folder without config.json\n";
+  return text;
+}
+
+q2c::Result<std::string> Run(const CommandLine& line) {
+  switch (line.mode) {
+    case CommandLine::Mode::kHelp: return q2c::HelpText();
+    case CommandLine::Mode::kVersion: return std::string("qwen2-convert " Q2C_VERSION "\n");
+    case CommandLine::Mode::kListTargets: return ListTargets(line.json);
+    default: break;
+  }
+  QC_ASSIGN(const q2c::PlannedJob job, q2c::PlanJob(line.job));
+  if (line.mode == CommandLine::Mode::kExplain) return q2c::ExplainTensor(job.plan, line.explain);
+  if (line.mode == CommandLine::Mode::kDryRun) return line.json ? q2c::PlanJson(job.plan).Dump() + "\n" : q2c::PlanText(job.plan, line.verbose);
+  return Convert(line, job);
+}
+
+int Main(int argc, char** argv) {
+  struct sigaction action {};
+  action.sa_handler = OnSignal;
+  for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaction(number, &action, nullptr);
+  action.sa_handler = SIG_IGN;
+  sigaction(SIGPIPE, &action, nullptr);
+
+  q2c::Result<CommandLine> line = q2c::ParseCommandLine(argc, argv);
+  if (!line.ok()) return Fail(line.error(), nullptr);
+  line.value().job.stop = &g_signal;
+  const q2c::Result<std::string> text = Run(line.value());
+  if (!text.ok()) return Fail(text.error(), &line.value());
+  // A result that nobody received is no success.
+  if (std::fputs(text.value().c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
+    return Fail(q2c::MakeError(Code::kIo, "stdout", "writing to standard output failed"), nullptr);
+  }
+  return Exit(Code::kOk);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Main(argc, argv);
+  } catch (const std::bad_alloc&) {
+    fmt::print(stderr, "qwen2-convert: error: out of memory [internal]\n");
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "qwen2-convert: error: unexpected: {}; please report it [internal]\n", q2c::Escape(error.what()));
+  }
+  return Exit(Code::kInternal);
+}

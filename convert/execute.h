@@ -1,0 +1,36 @@
+// Carries out a plan: the only threaded file of the conversion. Workers take pieces of
+// the output in order, read or make the bytes and write them at their planned offsets;
+// the digests are taken in file order while the bytes pass. So the output does not
+// depend on the number of workers, and memory does not grow with the model.
+#pragma once
+
+#include <atomic>
+#include <string>
+#include <vector>
+
+#include "convert/plan.h"
+#include "convert/progress.h"
+#include "formats/manifest.h"
+
+namespace q2c {
+
+struct ExecuteOptions {
+  unsigned jobs = 1;
+  const std::atomic<int>* stop = nullptr;  // a signal number, once one has arrived
+  Progress* progress = nullptr;
+};
+
+struct Written {
+  std::vector<ManifestFile> files;         // shards, then side files
+  std::vector<std::string> tensor_digests;  // XXH3-128 by index into Plan::tensors
+  std::vector<OutputFile> open;            // everything written, not yet synced
+};
+
+// Writes shards and side files into the folder. Errors: by errno; kTryAgain if the input
+// changes; kInterrupted and kTerminated.
+Result<Written> Execute(const Plan& plan, const Dir& out, const ExecuteOptions& options);
+
+// The error a signal ends a run with, or ok.
+Status CheckStop(const std::atomic<int>* stop);
+
+}  // namespace q2c

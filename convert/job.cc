@@ -1,0 +1,163 @@
+#include "convert/job.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <set>
+
+#include "convert/execute.h"
+#include "formats/base/hash.h"
+#include "formats/base/text.h"
+#include "verify/compare.h"
+
+namespace q2c {
+namespace {
+
+// Room for manifest, sums and the file system's own needs beside what is planned.
+constexpr uint64_t kReserve = 1'000'000;
+
+Manifest BeginManifest(const Plan& plan, const JobOptions& options, bool in_place) {
+  Manifest manifest;
+  manifest.tool_version = Q2C_VERSION;
+  manifest.targets = options.targets;
+  Json drop = Json::Array();
+  for (const std::string& glob : options.drop) drop.items().push_back(Json::String(glob));
+  manifest.options = Json::Object({{"drop", std::move(drop)}});
+  if (options.shard_bytes.has_value()) manifest.options.Set("shard_size", Json::Integer(*options.shard_bytes));
+  if (options.zeros.has_value()) manifest.options.Set("zeros", Json::String(*options.zeros == ZeroConvention::kV1 ? "v1" : "v2"));
+  manifest.verify = NameOf(options.verify);
+  manifest.verify_read = options.verify == VerifyLevel::kNone ? "none" : options.verify_read == ReadFrom::kDevice ? "device" : "cache";
+  manifest.publish = in_place ? "in-place" : "atomic-rename";
+  manifest.config_edits = EditsJson(plan.edits);
+  return manifest;
+}
+
+void DescribeTensors(const Plan& plan, const Written& written, Manifest* manifest) {
+  const Model& model = *plan.model;
+  for (const auto& [name, linear] : model.linears) {
+    if (!linear.quantised()) continue;
+    const QuantShape& shape = linear.traits.shape;
+    const std::string source = SplitPart(model.info(linear.parts.at(std::string(linear.layout->parts.front().suffix))).name).first;
+    manifest->linears.push_back({name, source, std::string(linear.layout->name), std::string(plan.layout->name), shape.in_features, shape.out_features, shape.group_size, shape.bits});
+  }
+  for (size_t i = 0; i < plan.tensors.size(); ++i) {
+    const PlannedTensor& tensor = plan.tensors[i];
+    std::vector<std::string> sources;
+    if (tensor.source == PlannedTensor::Source::kCopy || tensor.action == "repack") sources.push_back(model.info(tensor.input).name);
+    manifest->tensors.push_back({tensor.name, tensor.dtype, tensor.shape, plan.files[tensor.file].name, written.tensor_digests[i], std::move(sources), tensor.action, std::string(NameOf(tensor.exactness))});
+  }
+  for (const DroppedTensor& drop : plan.dropped) {
+    manifest->dropped.push_back({model.info(drop.input).name, drop.action, drop.same_as.has_value() ? model.info(*drop.same_as).name : ""});
+  }
+  std::ranges::sort(manifest->dropped, {}, &ManifestDrop::name);
+}
+
+// The line of sha256sum: a name with a backslash or a newline is escaped and marked.
+std::string SumLine(const ManifestFile& file) {
+  std::string name;
+  for (const char c : file.name) {
+    if (c == '\\') name += "\\\\";
+    else if (c == '\n') name += "\\n";
+    else name += c;
+  }
+  return fmt::format("{}{}  {}\n", name == file.name ? "" : "\\", file.sha256, name);
+}
+
+Status WriteText(const Dir& dir, const std::string& name, const std::string& content, Written* written) {
+  QC_ASSIGN(OutputFile file, OutputFile::Create(dir, name));
+  QC_TRY(file.WriteAt(0, AsBytes(content)));
+  written->open.push_back(std::move(file));
+  written->files.push_back({name, content.size(), Sha256::Of(AsBytes(content)), Xxh3::Of(AsBytes(content))});
+  return {};
+}
+
+Status SyncAll(const Written& written) {
+  for (const OutputFile& file : written.open) QC_TRY(file.Sync());
+  return {};
+}
+
+Result<std::string> Verify(const PlannedJob& planned, const JobOptions& options, const Dir& dir, Progress* progress) {
+  if (options.verify == VerifyLevel::kNone) return std::string("not verified (--verify=none)");
+  // The manifest as it was written, not as it was meant.
+  constexpr uint64_t kMaxManifest = 1'000'000'000;
+  QC_ASSIGN(const InputFile file, InputFile::Open(dir, std::string(kManifestName)));
+  QC_ASSIGN(const std::string text, file.ReadAll(kMaxManifest));
+  QC_ASSIGN(const Manifest manifest, ReadManifest(text));
+  const auto check_stop = [&] { return CheckStop(options.stop); };
+  const auto count = [&](uint64_t bytes) { progress->Add(bytes); };
+  progress->Begin("reading back", planned.plan.OutputBytes());
+  QC_TRY(VerifyHashes(dir, manifest, {options.jobs, options.verify_read, check_stop, count}));
+  if (options.verify == VerifyLevel::kHash) return fmt::format("{} files read back, every byte as it was meant", manifest.files.size());
+  progress->Begin("comparing", planned.plan.OutputBytes());
+  QC_ASSIGN(const Checkpoint output, Checkpoint::Open(dir.path(), Links::kRefuse));
+  QC_ASSIGN(const Compared compared, CompareExact(*planned.checkpoint, output, manifest, {options.jobs, check_stop, count}));
+  return fmt::format("{} files read back, every byte as it was meant; {} weights of {} linears decoded from both sides and equal, {} other tensors equal byte for byte",
+                     manifest.files.size(), compared.weights, compared.linears, compared.tensors);
+}
+
+}  // namespace
+
+std::string_view NameOf(VerifyLevel level) {
+  switch (level) {
+    case VerifyLevel::kNone: return "none";
+    case VerifyLevel::kHash: return "hash";
+    case VerifyLevel::kExact: return "exact";
+  }
+  return "none";
+}
+
+Result<PlannedJob> PlanJob(const JobOptions& options) {
+  std::vector<Target> targets;
+  for (const std::string& name : options.targets) {
+    QC_ASSIGN(Target target, FindTarget(name));
+    targets.push_back(std::move(target));
+  }
+  QC_ASSIGN(const Target target, CombineTargets(targets));
+  PlannedJob job;
+  QC_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(options.in, options.links));
+  job.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
+  QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros}));
+  job.model = std::make_unique<Model>(std::move(model));
+  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes}));
+  return job;
+}
+
+Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const Plan& plan = planned.plan;
+  Progress progress(options.progress);
+  QC_ASSIGN(Staging staging, Staging::Begin(options.out, planned.checkpoint->path(), options.overwrite));
+  const Dir& dir = staging.dir();
+  QC_ASSIGN(const uint64_t room, FreeBytes(dir));
+  if (room < plan.OutputBytes() + kReserve) {
+    return MakeError(Code::kNoSpace, "no-space", "output '{}' needs {}, but only {} are free there", Escape(options.out), HumanBytes(plan.OutputBytes() + kReserve), HumanBytes(room));
+  }
+  progress.Begin("writing", plan.OutputBytes());
+  QC_ASSIGN(Written written, Execute(plan, dir, {options.jobs, options.stop, &progress}));
+  QC_TRY(planned.checkpoint->CheckUnchanged());
+
+  for (const TextFile& text : plan.texts) QC_TRY(WriteText(dir, text.name, text.content, &written));
+  Manifest manifest = BeginManifest(plan, options, staging.in_place());
+  DescribeTensors(plan, written, &manifest);
+  std::ranges::sort(written.files, {}, &ManifestFile::name);
+  manifest.files = written.files;
+  QC_TRY(WriteText(dir, std::string(kManifestName), WriteManifest(manifest), &written));
+  std::ranges::sort(written.files, {}, &ManifestFile::name);
+  std::string sums;
+  for (const ManifestFile& file : written.files) sums += SumLine(file);
+  QC_TRY(WriteText(dir, std::string(kSumsName), sums, &written));
+
+  // From the device the bytes can be read only after they have reached it; from the cache
+  // they are read while the disk is still at work.
+  if (options.verify_read == ReadFrom::kDevice) QC_TRY(SyncAll(written));
+  QC_ASSIGN(std::string verified, Verify(planned, options, dir, &progress));
+  QC_TRY(SyncAll(written));
+  QC_TRY(planned.checkpoint->CheckUnchanged());
+  QC_TRY(CheckStop(options.stop));
+  QC_TRY(staging.Commit());
+  progress.End();
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return JobReport{plan.OutputBytes(), written.files.size(), std::move(verified), seconds, staging.in_place()};
+}
+
+}  // namespace q2c

@@ -1,0 +1,146 @@
+#include "convert/options.h"
+
+#include <boost/program_options.hpp>
+#include <sstream>
+#include <thread>
+
+#include "formats/base/text.h"
+
+namespace q2c {
+namespace {
+
+namespace po = boost::program_options;
+
+po::options_description VisibleOptions() {
+  constexpr unsigned kColumns = 110;
+  constexpr unsigned kText = 70;
+  po::options_description options("Options", kColumns, kText);
+  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
+  const auto list = [](const char* name) { return po::value<std::vector<std::string>>()->value_name(name); };
+  options.add_options()
+      ("target", list("NAME"), "what the output is for; repeat it for one output that serves several (see --list-targets)")
+      ("dry-run", "print the plan and write nothing")
+      ("explain", text("TENSOR"), "tell what becomes of one tensor, named as in the input or the output; write nothing")
+      ("json", "print one JSON document on standard output")
+      ("verify", text("LEVEL"), "exact: decode what was written and compare every weight with the input (default); hash: read every byte back; none")
+      ("verify-read", text("FROM"), "cache: read back what programs would see (default); device: drop the cache first")
+      ("shard-size", text("SIZE"), "largest shard, such as 5GB (default: the shards of the input)")
+      ("drop", list("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
+      ("zeros", text("v1|v2"), "how the input stores zero points, where the data does not show it")
+      ("force", "replace an output folder that is not empty, in one step")
+      ("follow-links", "follow symbolic links in the input wherever they lead")
+      ("jobs", text("N"), "threads (default: one a processor); the output does not depend on it")
+      ("quiet,q", "print errors only")
+      ("verbose,v", "name every tensor in the plan")
+      ("list-targets", "print the targets and the software they were last tried with")
+      ("version", "print the version")
+      ("help", "print this help");
+  return options;
+}
+
+template <typename T>
+struct Choice {
+  std::string_view name;
+  T value;
+};
+
+template <typename T, size_t N>
+Result<T> Choose(std::string_view option, const std::string& text, const Choice<T> (&choices)[N]) {
+  std::vector<std::string> names;
+  for (const Choice<T>& choice : choices) {
+    if (choice.name == text) return choice.value;
+    names.emplace_back(choice.name);
+  }
+  return Usage("usage", "--{}={}: expected {}", option, Escape(text), Join(names, " or "));
+}
+
+Status ReadOptions(const po::variables_map& given, CommandLine* line) {
+  JobOptions& job = line->job;
+  const auto text = [&](const char* name) { return given[name].as<std::string>(); };
+  if (given.count("target") != 0) job.targets = given["target"].as<std::vector<std::string>>();
+  if (given.count("drop") != 0) job.drop = given["drop"].as<std::vector<std::string>>();
+  if (given.count("verify") != 0) {
+    if (text("verify") == "forward") return MakeError(Code::kNotRun, "verify-forward", "--verify=forward does not exist yet; --verify=exact compares every weight");
+    constexpr Choice<VerifyLevel> kLevels[] = {{"exact", VerifyLevel::kExact}, {"hash", VerifyLevel::kHash}, {"none", VerifyLevel::kNone}};
+    QC_ASSIGN(job.verify, Choose("verify", text("verify"), kLevels));
+  }
+  if (given.count("verify-read") != 0) {
+    constexpr Choice<ReadFrom> kPlaces[] = {{"cache", ReadFrom::kCache}, {"device", ReadFrom::kDevice}};
+    QC_ASSIGN(job.verify_read, Choose("verify-read", text("verify-read"), kPlaces));
+  }
+  if (given.count("zeros") != 0) {
+    constexpr Choice<ZeroConvention> kConventions[] = {{"v1", ZeroConvention::kV1}, {"v2", ZeroConvention::kV2}};
+    QC_ASSIGN(job.zeros, Choose("zeros", text("zeros"), kConventions));
+  }
+  if (given.count("shard-size") != 0) {
+    QC_ASSIGN(job.shard_bytes, ParseBytes(text("shard-size")));
+  }
+  job.jobs = std::max(1U, std::thread::hardware_concurrency());
+  if (given.count("jobs") != 0) {
+    constexpr uint64_t kMaxJobs = 256;
+    const std::optional<uint64_t> jobs = Json::Number(text("jobs")).AsU64();
+    if (!jobs.has_value() || *jobs == 0 || *jobs > kMaxJobs) return Usage("usage", "--jobs={}: expected a number from 1 to {}", Escape(text("jobs")), kMaxJobs);
+    job.jobs = static_cast<unsigned>(*jobs);
+  }
+  if (given.count("force") != 0) job.overwrite = Overwrite::kReplace;
+  if (given.count("follow-links") != 0) job.links = Links::kFollow;
+  line->json = given.count("json") != 0;
+  line->quiet = given.count("quiet") != 0;
+  line->verbose = given.count("verbose") != 0;
+  if (line->quiet) job.progress = Progress::Show::kNever;
+  return {};
+}
+
+}  // namespace
+
+std::string HelpText() {
+  std::ostringstream out;
+  out << "qwen2-convert IN OUT --target=NAME\n\n"
+         "Rewrites a quantised Qwen2 checkpoint for other software and proves that nothing was lost.\n"
+         "IN is a folder, a Hub snapshot folder or hf://org/name[@revision] (from the cache of this machine).\n"
+         "IN is never changed. OUT appears complete and verified, or not at all.\n\n"
+      << VisibleOptions()
+      << "\nExit codes: 0 done and verified; 1 mismatch; 2 usage; 3 a check could not be run; 65 input malformed;\n"
+         "69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again; 76 no space;\n"
+         "77 permission; 130, 143 interrupted.\n";
+  return out.str();
+}
+
+Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
+  po::options_description all = VisibleOptions();
+  all.add_options()("paths", po::value<std::vector<std::string>>());
+  po::positional_options_description positional;
+  positional.add("paths", -1);
+  po::variables_map given;
+  try {
+    // No abbreviations: scripts would come to depend on them.
+    const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
+    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
+  } catch (const po::error& error) {
+    return Usage("usage", "{}; see --help", Escape(error.what()));
+  }
+  CommandLine line;
+  using Mode = CommandLine::Mode;
+  if (given.count("help") != 0) return line.mode = Mode::kHelp, line;
+  if (given.count("version") != 0) return line.mode = Mode::kVersion, line;
+  QC_TRY(ReadOptions(given, &line));
+  if (given.count("list-targets") != 0) return line.mode = Mode::kListTargets, line;
+  if (given.count("dry-run") != 0) line.mode = Mode::kDryRun;
+  if (given.count("explain") != 0) {
+    line.mode = Mode::kExplain;
+    line.explain = given["explain"].as<std::string>();
+  }
+  const auto paths = given.count("paths") != 0 ? given["paths"].as<std::vector<std::string>>() : std::vector<std::string>();
+  // Without writing, OUT may be left out.
+  const bool writes = line.mode == Mode::kConvert;
+  if (paths.size() > 2 || paths.empty() || (writes && paths.size() != 2)) {
+    return Usage("usage", "expected IN and OUT, got {} paths; see --help", paths.size());
+  }
+  if (line.job.targets.empty()) return Usage("usage", "no --target; known are {}", Join(TargetNames(), ", "));
+  line.job.in = paths[0];
+  if (paths.size() == 2) line.job.out = paths[1];
+  if (line.job.in.empty() || (paths.size() == 2 && line.job.out.empty())) return Usage("usage", "an empty path");
+  return line;
+}
+
+}  // namespace q2c

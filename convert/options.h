@@ -1,0 +1,23 @@
+// The command line of qwen2-convert: parsed to what it says, then checked and turned into
+// what the job needs.
+#pragma once
+
+#include "convert/job.h"
+
+namespace q2c {
+
+struct CommandLine {
+  enum class Mode { kConvert, kDryRun, kExplain, kListTargets, kVersion, kHelp };
+  Mode mode = Mode::kConvert;
+  JobOptions job;
+  std::string explain;   // the tensor
+  bool json = false;
+  bool quiet = false;
+  bool verbose = false;
+};
+
+// Errors: kUsage; kNotRun for a level of verification that does not exist yet.
+Result<CommandLine> ParseCommandLine(int argc, const char* const* argv);
+std::string HelpText();
+
+}  // namespace q2c

@@ -1,0 +1,49 @@
+// The passes over the plan, in the order in which they run. Each decides one matter,
+// moves no weight bytes, and leaves a reason with everything it does.
+#pragma once
+
+#include "convert/plan.h"
+
+namespace q2c {
+
+// Every tensor of the model under its canonical name; buffers and --drop are left out.
+Status PassNames(Plan* plan);
+// Biases as the target wants them: strip zero ones, fill in absent ones, refuse the rest.
+Status PassBiases(Plan* plan);
+// A head that only repeats the embedding goes; one that differs stays and unties the model.
+Status PassHeads(Plan* plan);
+// The layout of the output, and whether it can hold every linear.
+Status PassZeros(Plan* plan);
+// The parts of every quantised linear in the layout of the output.
+Status PassRepack(Plan* plan);
+// config.json: class, rope, dtype, strict types, local paths.
+Status PassConfig(Plan* plan);
+// quantization_config and quantize_config.json, from the tensors.
+Status PassQuantConfig(Plan* plan);
+// Shards, offsets, index.
+Status PassFiles(Plan* plan);
+
+// Changes to a config, each with its reason.
+class ConfigEditor {
+ public:
+  ConfigEditor(Json* json, std::string file, std::string prefix, std::vector<ConfigEdit>* edits)
+      : json_(json), file_(std::move(file)), prefix_(std::move(prefix)), edits_(edits) {}
+
+  const Json* Find(std::string_view key) const { return json_->Find(key); }
+  void Set(const std::string& key, Json value, std::string_view reason);  // nothing if it is so already
+  void Erase(const std::string& key, std::string_view reason);           // nothing if it is absent
+
+ private:
+  Json* json_;
+  std::string file_;
+  std::string prefix_;
+  std::vector<ConfigEdit>* edits_;
+};
+
+// rope_theta, rope_scaling and rope_parameters, in agreement.
+Status EditRope(const Plan& plan, ConfigEditor* editor);
+
+// Does the text look like a path on somebody's machine?
+bool LooksLikeLocalPath(std::string_view text);
+
+}  // namespace q2c

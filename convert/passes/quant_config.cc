@@ -1,0 +1,139 @@
+#include "convert/passes/passes.h"
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <set>
+
+#include "formats/base/text.h"
+
+namespace q2c {
+namespace {
+
+// The truth about all linears together.
+struct Truth {
+  uint32_t bits = 0;
+  int64_t group_size = 0;
+  bool symmetric = true;
+  bool act_order = false;
+  bool per_module = false;  // bits or group size differ between linears
+};
+
+Truth Survey(const Plan& plan) {
+  const Model& model = *plan.model;
+  Truth truth;
+  std::map<std::pair<uint32_t, int64_t>, uint64_t> votes;
+  const bool one_group = std::ranges::all_of(model.linears, [](const auto& entry) { return !entry.second.quantised() || entry.second.traits.shape.groups == 1; });
+  const std::optional<int64_t> said = model.quant.has_value() ? model.quant->group_size : std::nullopt;
+  for (const auto& [name, linear] : model.linears) {
+    if (!linear.quantised()) continue;
+    const QuantShape& shape = linear.traits.shape;
+    truth.symmetric = truth.symmetric && linear.traits.symmetric;
+    truth.act_order = truth.act_order || linear.traits.act_order;
+    // A linear with one group fits any size that covers it; what the config says then stands.
+    int64_t size = static_cast<int64_t>(shape.group_size);
+    if (shape.groups == 1 && said.has_value() && (*said < 0 || *said >= static_cast<int64_t>(shape.in_features))) size = *said;
+    if (one_group && !said.has_value()) size = -1;
+    ++votes[{shape.bits, size}];
+  }
+  const auto most = std::ranges::max_element(votes, {}, [](const auto& vote) { return vote.second; });
+  truth.bits = most->first.first;
+  truth.group_size = most->first.second;
+  truth.per_module = votes.size() > 1;
+  return truth;
+}
+
+// optimum up to 1.x quantises every linear of a block unless told which: routers must be left out.
+std::optional<Json> ModulesInBlock(const Model& model) {
+  std::map<std::string, std::set<std::string>> groups;  // experts folded to '*' -> names
+  bool all = true;
+  for (const auto& [name, linear] : model.linears) {
+    if (!linear.expected.in_block) continue;
+    if (!linear.quantised()) {
+      all = false;
+      continue;
+    }
+    // "model.layers.7.mlp.experts.3.up_proj" -> "mlp.experts.3.up_proj"
+    const size_t layer = name.find(".layers.");
+    const size_t rest = name.find('.', layer + std::string_view(".layers.").size());
+    const std::string relative = name.substr(rest + 1);
+    std::string folded;
+    for (const char c : relative) folded += c >= '0' && c <= '9' ? '*' : c;
+    folded.erase(std::unique(folded.begin(), folded.end(), [](char a, char b) { return a == '*' && b == '*'; }), folded.end());
+    groups[folded].insert(relative);
+  }
+  if (all) return std::nullopt;
+  Json list = Json::Array();
+  for (const auto& [folded, names] : groups) {
+    Json inner = Json::Array();
+    for (const std::string& name : names) inner.items().push_back(Json::String(name));
+    list.items().push_back(std::move(inner));
+  }
+  return list;
+}
+
+void EraseLocalPaths(const std::string& prefix, Json* json, std::vector<ConfigEdit>* edits) {
+  std::vector<std::string> keys;
+  for (auto& [key, value] : json->members()) {
+    if (value.is_object() && key != "dynamic") EraseLocalPaths(prefix + key + ".", &value, edits);
+    const bool address = value.is_string() && value.text().find("://") != std::string::npos;
+    if (value.is_string() && !address && LooksLikeLocalPath(value.text())) keys.push_back(key);
+  }
+  ConfigEditor editor(json, std::string(kConfigName), prefix, edits);
+  for (const std::string& key : keys) editor.Erase(key, "a path on the machine that made the file");
+}
+
+}  // namespace
+
+Status PassQuantConfig(Plan* plan) {
+  const Model& model = *plan->model;
+  const Truth truth = Survey(*plan);
+  Json block = model.quant.has_value() ? model.quant->json : Json::Object();
+  ConfigEditor editor(&block, std::string(kConfigName), "quantization_config.", &plan->edits);
+  if (truth.per_module && !(model.quant.has_value() && model.quant->per_module)) {
+    return Refused("quant-mixed", "the linears differ in bits or group size and no config says which has what; no loader of this target can be told");
+  }
+  const std::string_view by_tensors = "as the tensors show";
+  editor.Set("quant_method", Json::String("gptq"), "loaders choose the quantiser by it");
+  editor.Set("bits", Json::Integer(static_cast<uint64_t>(truth.bits)), by_tensors);
+  editor.Set("group_size", Json::Integer(truth.group_size), by_tensors);
+  editor.Set("desc_act", Json::Bool(truth.act_order), truth.act_order ? "g_idx is scattered" : "g_idx is in order, whatever the quantiser did meanwhile");
+  editor.Set("sym", Json::Bool(truth.symmetric), truth.symmetric ? "every zero point is 2^(bits-1)" : "zero points differ");
+  const Json format = Json::String(plan->layout->checkpoint_format);
+  editor.Set("checkpoint_format", format, "what the zero fields hold; transformers 4.x and optimum read this key");
+  editor.Set("format", format, "the same for GPTQModel, which reads this key first");
+  if (truth.act_order) editor.Set("act_group_aware", Json::Bool(false), "GPTQModel refuses it together with desc_act");
+  if (const std::optional<Json> modules = ModulesInBlock(model); modules.has_value()) {
+    editor.Set("modules_in_block_to_quantize", *modules, "without the list optimum replaces the float linears of a block too");
+  }
+
+  constexpr std::array<std::pair<const char*, std::string_view>, 5> kGone = {{
+      {"is_marlin_format", "GPTQModel from 6.0 refuses a config that has it"},
+      {"model_name_or_path", "where the maker had the model"},
+      {"model_file_base_name", "the files have the names that transformers looks for"},
+      {"disable_exllama", "an old name that loaders warn about"},
+      {"use_marlin", "a loader's switch, not a property of the file"},
+  }};
+  for (const auto& [key, reason] : kGone) editor.Erase(key, reason);
+  for (const char* key : {"dataset", "tokenizer"}) {
+    const Json* value = editor.Find(key);
+    if (value != nullptr && !value->is_null()) editor.Erase(key, "calibration data of the maker, of no use to a loader");
+  }
+  for (const char* key : {"damp_percent", "backend", "meta", "dataset", "tokenizer", "exllama_config", "static_groups", "true_sequential"}) {
+    const Json* value = editor.Find(key);
+    if (value != nullptr && value->is_null()) editor.Erase(key, "null says nothing, and some loaders fail on it");
+  }
+  EraseLocalPaths("quantization_config.", &block, &plan->edits);
+  if (Json* meta = block.Find("meta"); meta != nullptr && truth.act_order && meta->is_object()) {
+    ConfigEditor meta_editor(meta, std::string(kConfigName), "quantization_config.meta.", &plan->edits);
+    if (meta->Find("act_group_aware") != nullptr) meta_editor.Set("act_group_aware", Json::Bool(false), "GPTQModel refuses it together with desc_act");
+  }
+  plan->config.Set("quantization_config", block);
+  plan->quant_block = std::move(block);
+  if (!model.checkpoint->quantize_config().has_value()) {
+    plan->edits.push_back({std::string(kQuantizeConfigName), "", std::nullopt, std::nullopt, "written, since AutoGPTQ and GPTQModel look here first"});
+  }
+  return {};
+}
+
+}  // namespace q2c

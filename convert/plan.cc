@@ -1,0 +1,50 @@
+#include "convert/plan.h"
+
+#include "convert/passes/passes.h"
+
+namespace q2c {
+
+std::string_view NameOf(Exactness exactness) {
+  switch (exactness) {
+    case Exactness::kSameBytes: return "same-bytes";
+    case Exactness::kSameCodes: return "same-codes";
+    case Exactness::kSameValues: return "same-values";
+    case Exactness::kRounded: return "rounded";
+  }
+  return "rounded";
+}
+
+uint64_t Plan::OutputBytes() const {
+  uint64_t bytes = 0;
+  for (const PlannedFile& file : files) bytes += file.bytes;
+  for (const TextFile& text : texts) bytes += text.content.size();
+  for (const SideFile& side : model->checkpoint->side_files()) bytes += side.bytes;
+  return bytes;
+}
+
+std::map<std::string, size_t, std::less<>> Plan::ByName() const {
+  std::map<std::string, size_t, std::less<>> names;
+  for (size_t i = 0; i < tensors.size(); ++i) names.emplace(tensors[i].name, i);
+  return names;
+}
+
+Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOptions& options) {
+  for (const auto& [type, why] : target.refuses_architectures) {
+    if (type != model.architecture.model_type) continue;
+    const std::string tensor = model.linears.empty() ? "" : model.linears.begin()->first;
+    return Refused("target-architecture", "target '{}' cannot take model_type '{}' (linear '{}' and all others): {}", target.name, type, tensor, why);
+  }
+  Plan plan;
+  plan.model = &model;
+  plan.target = target;
+  plan.options = options;
+  plan.tied = model.tied;
+  plan.notes = model.checkpoint->notes();
+  plan.config = *model.checkpoint->config();
+  for (const auto pass : {PassNames, PassBiases, PassHeads, PassZeros, PassRepack, PassConfig, PassQuantConfig, PassFiles}) {
+    QC_TRY(pass(&plan));
+  }
+  return plan;
+}
+
+}  // namespace q2c

@@ -1,0 +1,111 @@
+// The plan: what the output will be, decided before a byte is written, and printable.
+// Passes edit it in order (names, biases, heads, zeros, repack, configs, files); the
+// executor then carries it out without deciding anything.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "formats/model.h"
+#include "formats/target.h"
+
+namespace q2c {
+
+// How much of the source an action keeps.
+enum class Exactness {
+  kSameBytes,   // the bytes themselves
+  kSameCodes,   // codes, true zero points, scale bits; packed otherwise
+  kSameValues,  // every dequantised weight; the codes may differ
+  kRounded,     // some value changes
+};
+std::string_view NameOf(Exactness exactness);
+
+struct PlannedTensor {
+  enum class Source {
+    kCopy,    // the bytes of input tensor `input`
+    kZeros,   // zero bytes
+    kEncode,  // part `part` of linear `linear`, decoded and encoded anew
+  };
+
+  std::string name;
+  Dtype dtype = Dtype::kF32;
+  Shape shape;
+  uint64_t bytes = 0;
+  Source source = Source::kCopy;
+  TensorIndex input = 0;             // kCopy; for the others a tensor of the same linear
+  const Linear* linear = nullptr;    // kEncode
+  const PartCodec* part = nullptr;   // kEncode
+  std::string action = "copy";
+  std::string reason;
+  Exactness exactness = Exactness::kSameBytes;
+  // Filled by the files pass.
+  size_t file = 0;
+  uint64_t offset = 0;  // of the first byte, from the start of the file
+};
+
+struct DroppedTensor {
+  TensorIndex input = 0;
+  std::string name;     // canonical, or the input's where there is none
+  std::string action;   // "zero-bias", "tied-head", "derived-buffer", "user"
+  std::string reason;
+  std::optional<TensorIndex> same_as;  // "tied-head": the tensor it repeats
+};
+
+// A shard to be written: its head, then its tensors in order, back to back.
+struct PlannedFile {
+  std::string name;
+  std::string head;
+  std::vector<size_t> tensors;  // indexes into Plan::tensors
+  uint64_t bytes = 0;
+};
+
+struct TextFile {
+  std::string name;
+  std::string content;
+};
+
+struct ConfigEdit {
+  std::string file;
+  std::string key;
+  std::optional<Json> before;
+  std::optional<Json> after;
+  std::string reason;
+};
+
+struct PlanOptions {
+  std::optional<uint64_t> shard_bytes;  // nothing: the source's shards
+};
+
+struct Plan {
+  const Model* model = nullptr;
+  Target target;
+  PlanOptions options;
+  const Layout* layout = nullptr;  // of the quantised linears in the output
+  std::vector<PlannedTensor> tensors;
+  std::vector<DroppedTensor> dropped;
+  Json config;                     // the new config.json
+  Json quant_block;                // the new quantization_config, and quantize_config.json
+  bool tied = false;               // in the output
+  std::vector<ConfigEdit> edits;
+  std::vector<PlannedFile> files;
+  std::vector<TextFile> texts;     // index and configs
+  std::vector<Note> notes;
+
+  uint64_t OutputBytes() const;    // all files, without manifest and sums
+  // Index into `tensors` by name.
+  std::map<std::string, size_t, std::less<>> ByName() const;
+};
+
+// Errors: kRefused with tensor, reason and what to do; kMalformed for configs that contradict themselves.
+Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOptions& options);
+
+// For people and for programs.
+std::string PlanText(const Plan& plan, bool every_tensor);
+Json PlanJson(const Plan& plan);
+Json EditsJson(const std::vector<ConfigEdit>& edits);
+// What becomes of one tensor, named as in the input or as in the output. kUsage if there is none.
+Result<std::string> ExplainTensor(const Plan& plan, const std::string& name);
+
+}  // namespace q2c

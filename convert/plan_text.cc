@@ -1,0 +1,155 @@
+#include <algorithm>
+#include <set>
+
+#include "convert/plan.h"
+#include "formats/base/text.h"
+
+namespace q2c {
+namespace {
+
+std::string SourceName(const Plan& plan, const PlannedTensor& tensor) {
+  return tensor.source == PlannedTensor::Source::kCopy || tensor.action == "repack" ? plan.model->info(tensor.input).name : "";
+}
+
+std::string ValueText(const std::optional<Json>& value) {
+  return value.has_value() ? Escape(value->Dump(-1), 60) : "(absent)";
+}
+
+std::string GroupText(const QuantShape& shape) {
+  return shape.groups == 1 ? "one group" : fmt::format("groups of {}", shape.group_size);
+}
+
+// "14 linears of 4 bits in groups of 128, 'gptq-v1', symmetric"
+std::vector<std::string> LinearKinds(const Model& model) {
+  std::map<std::string, size_t> kinds;
+  for (const auto& [name, linear] : model.linears) {
+    if (!linear.quantised()) continue;
+    ++kinds[fmt::format("{} bits, {}, {}{}, stored as {}", linear.traits.shape.bits, GroupText(linear.traits.shape), linear.traits.symmetric ? "symmetric" : "asymmetric",
+                        linear.traits.act_order ? ", act-order" : "", linear.layout->name)];
+  }
+  std::vector<std::string> lines;
+  for (const auto& [kind, count] : kinds) lines.push_back(fmt::format("{} linears: {}", count, kind));
+  return lines;
+}
+
+}  // namespace
+
+std::string PlanText(const Plan& plan, bool every_tensor) {
+  const Model& model = *plan.model;
+  std::string out = fmt::format("input   '{}': {}, {} layers, {} tensors in {} files\n", Escape(model.checkpoint->path()), model.class_name, model.skeleton.layers,
+                                model.checkpoint->tensors().size(), model.checkpoint->files().size());
+  for (const std::string& line : LinearKinds(model)) out += fmt::format("        {}\n", line);
+  if (!model.zero_verdict.evidence.empty()) out += fmt::format("        zero points: {}\n", model.zero_verdict.evidence);
+  out += fmt::format("target  {}: layout '{}', {} files, {}\n", plan.target.name, plan.layout->name, plan.files.size(), HumanBytes(plan.OutputBytes()));
+
+  // Tensors by what is done with them.
+  std::map<std::string, std::vector<std::string>> actions;
+  std::map<std::string, std::string> reasons;
+  for (const PlannedTensor& tensor : plan.tensors) {
+    const std::string key = fmt::format("{} ({})", tensor.action, NameOf(tensor.exactness));
+    actions[key].push_back(tensor.name);
+    reasons.emplace(key, tensor.reason);
+  }
+  for (const DroppedTensor& drop : plan.dropped) {
+    const std::string key = fmt::format("drop ({})", drop.action);
+    actions[key].push_back(drop.name);
+    reasons.emplace(key, drop.reason);
+  }
+  out += "tensors\n";
+  for (const auto& [action, names] : actions) {
+    out += fmt::format("  {:5}  {}: {}\n         e.g. {}\n", names.size(), action, reasons.at(action), QuoteSome(names, every_tensor ? names.size() : 2));
+  }
+  if (!plan.edits.empty()) out += "configs\n";
+  for (const ConfigEdit& edit : plan.edits) {
+    if (edit.key.empty()) {
+      out += fmt::format("  {}: {}\n", edit.file, edit.reason);
+    } else {
+      out += fmt::format("  {}: {}: {} -> {}: {}\n", edit.file, Escape(edit.key), ValueText(edit.before), ValueText(edit.after), edit.reason);
+    }
+  }
+  if (!model.checkpoint->side_files().empty()) out += fmt::format("byte for byte  {} other files\n", model.checkpoint->side_files().size());
+  if (!plan.notes.empty()) out += "notes\n";
+  for (const Note& note : plan.notes) out += fmt::format("  {} [{}]\n", note.message, note.id);
+  return out;
+}
+
+Json EditsJson(const std::vector<ConfigEdit>& edits) {
+  Json list = Json::Array();
+  for (const ConfigEdit& edit : edits) {
+    Json item = Json::Object({{"file", Json::String(edit.file)}, {"key", Json::String(edit.key)}});
+    if (edit.before.has_value()) item.Set("before", *edit.before);
+    if (edit.after.has_value()) item.Set("after", *edit.after);
+    item.Set("reason", Json::String(edit.reason));
+    list.items().push_back(std::move(item));
+  }
+  return list;
+}
+
+Json PlanJson(const Plan& plan) {
+  const Model& model = *plan.model;
+  Json tensors = Json::Array();
+  for (const PlannedTensor& tensor : plan.tensors) {
+    Json shape = Json::Array();
+    for (const uint64_t dim : tensor.shape) shape.items().push_back(Json::Integer(dim));
+    Json item = Json::Object({{"name", Json::String(tensor.name)}, {"dtype", Json::String(NameOf(tensor.dtype))}, {"shape", std::move(shape)},
+                              {"file", Json::String(plan.files[tensor.file].name)}, {"action", Json::String(tensor.action)}, {"exactness", Json::String(NameOf(tensor.exactness))},
+                              {"reason", Json::String(tensor.reason)}});
+    if (const std::string source = SourceName(plan, tensor); !source.empty()) item.Set("source", Json::String(source));
+    tensors.items().push_back(std::move(item));
+  }
+  Json dropped = Json::Array();
+  for (const DroppedTensor& drop : plan.dropped) {
+    dropped.items().push_back(Json::Object({{"source", Json::String(model.info(drop.input).name)}, {"action", Json::String(drop.action)}, {"reason", Json::String(drop.reason)}}));
+  }
+  Json files = Json::Array();
+  for (const PlannedFile& file : plan.files) files.items().push_back(Json::Object({{"name", Json::String(file.name)}, {"bytes", Json::Integer(file.bytes)}}));
+  for (const TextFile& text : plan.texts) files.items().push_back(Json::Object({{"name", Json::String(text.name)}, {"bytes", Json::Integer(uint64_t{text.content.size()})}}));
+  for (const SideFile& side : model.checkpoint->side_files()) files.items().push_back(Json::Object({{"name", Json::String(side.name)}, {"bytes", Json::Integer(side.bytes)}}));
+  Json notes = Json::Array();
+  for (const Note& note : plan.notes) notes.items().push_back(Json::Object({{"id", Json::String(note.id)}, {"message", Json::String(note.message)}}));
+  return Json::Object({{"schema", Json::Integer(1)},
+                       {"input", Json::String(model.checkpoint->path())},
+                       {"class", Json::String(model.class_name)},
+                       {"target", Json::String(plan.target.name)},
+                       {"layout", Json::String(plan.layout->name)},
+                       {"zero_points", Json::String(model.zero_verdict.evidence)},
+                       {"bytes", Json::Integer(plan.OutputBytes())},
+                       {"files", std::move(files)},
+                       {"tensors", std::move(tensors)},
+                       {"dropped", std::move(dropped)},
+                       {"config_edits", EditsJson(plan.edits)},
+                       {"notes", std::move(notes)}});
+}
+
+Result<std::string> ExplainTensor(const Plan& plan, const std::string& name) {
+  const Model& model = *plan.model;
+  std::string out;
+  for (const DroppedTensor& drop : plan.dropped) {
+    if (drop.name != name && model.info(drop.input).name != name) continue;
+    const TensorInfo& info = model.info(drop.input);
+    out += fmt::format("tensor '{}'\n  input   {} {} in '{}'\n  output  none: dropped ({})\n  reason  {}\n", Escape(info.name), NameOf(info.dtype), ShapeText(info.shape),
+                       Escape(model.checkpoint->files()[info.file].name), drop.action, drop.reason);
+  }
+  for (const PlannedTensor& tensor : plan.tensors) {
+    const std::string source = SourceName(plan, tensor);
+    if (tensor.name != name && source != name) continue;
+    out += fmt::format("tensor '{}'\n", Escape(tensor.name));
+    if (source.empty()) {
+      out += "  input   none\n";
+    } else {
+      const TensorInfo& info = model.info(tensor.input);
+      out += fmt::format("  input   '{}' {} {} in '{}'\n", Escape(info.name), NameOf(info.dtype), ShapeText(info.shape), Escape(model.checkpoint->files()[info.file].name));
+    }
+    out += fmt::format("  output  {} {} in '{}' at byte {}, {} bytes\n  action  {} ({})\n  reason  {}\n", NameOf(tensor.dtype), ShapeText(tensor.shape), plan.files[tensor.file].name,
+                       tensor.offset, tensor.bytes, tensor.action, NameOf(tensor.exactness), tensor.reason);
+    const auto linear = model.linears.find(SplitPart(tensor.name).first);
+    if (linear == model.linears.end() || !linear->second.quantised()) continue;
+    const QuantShape& shape = linear->second.traits.shape;
+    out += fmt::format("  linear  {} inputs, {} outputs, {} bits, {}, {}, stored as {}\n", shape.in_features, shape.out_features, shape.bits, GroupText(shape),
+                       linear->second.traits.symmetric ? "symmetric" : "asymmetric", linear->second.layout->name);
+  }
+  if (out.empty()) return Usage("tensor", "tensor '{}' is neither in the input nor in the output", Escape(name));
+  return out;
+}
+
+}  // namespace q2c

@@ -1,0 +1,163 @@
+#include "convert/staging.h"
+
+#include <vector>
+
+#include "formats/base/text.h"
+
+namespace q2c {
+namespace {
+const std::string kLock = "lock";
+const std::string kNew = "new";
+const std::string kOld = "old";
+const std::string kLast = "config.json";  // without it no loader takes the folder for a model
+}  // namespace
+
+Staging::Staging(Staging&& other) noexcept
+    : out_(std::move(other.out_)), name_(std::move(other.name_)), root_name_(std::move(other.root_name_)), exists_(other.exists_),
+      replace_(other.replace_), in_place_(other.in_place_), active_(std::exchange(other.active_, false)), home_(std::move(other.home_)),
+      root_(std::move(other.root_)), new_(std::move(other.new_)), lock_(std::move(other.lock_)) {}
+
+Staging::~Staging() {
+  if (active_) RemoveRoot();
+}
+
+Result<Staging> Staging::Begin(const std::string& out, const std::string& in, Overwrite overwrite) {
+  Staging staging;
+  staging.out_ = AbsolutePath(out);
+  staging.name_ = BaseName(staging.out_);
+  QC_TRY(staging.CheckOut(in, overwrite));
+  QC_TRY(staging.Lock());
+  staging.active_ = true;
+  QC_TRY(staging.Recover());
+  QC_TRY(staging.root_->MakeDir(kNew));
+  QC_ASSIGN(staging.new_, staging.root_->OpenDir(kNew));
+  return staging;
+}
+
+Status Staging::CheckOut(const std::string& in, Overwrite overwrite) {
+  if (!IsPlainFileName(name_)) return Usage("output-path", "output '{}' is no folder that could be created", Escape(out_));
+  QC_ASSIGN(Dir parent, Dir::Open(ParentPath(out_)));
+  const std::string real_in = RealPath(in);
+  const std::string real_out = JoinPath(RealPath(parent.path()), name_);
+  if (IsInside(real_out, real_in) || IsInside(real_in, real_out)) {
+    return Usage("output-input", "output '{}' is, lies in or contains the input '{}'; choose another place", Escape(out_), Escape(in));
+  }
+  root_name_ = fmt::format(".{}.qwen2-convert", name_);
+  QC_ASSIGN(exists_, parent.Has(name_));
+  if (!exists_) {
+    home_ = std::move(parent);
+    return {};
+  }
+  QC_ASSIGN(const FileKind kind, parent.KindOf(name_));
+  if (kind == FileKind::kLink) return Usage("output-link", "output '{}' is a symbolic link; name the folder itself", Escape(out_));
+  if (kind != FileKind::kFolder) return Usage("output-file", "output '{}' exists and is no folder", Escape(out_));
+  QC_ASSIGN(Dir existing, parent.OpenDir(name_));
+  in_place_ = IsMountPoint(existing);
+  const std::string inner_root = ".qwen2-convert";
+  QC_ASSIGN(const std::vector<DirEntry> entries, existing.List());
+  bool empty = true;
+  for (const DirEntry& entry : entries) {
+    const bool ours = in_place_ && (entry.name == inner_root || entry.name == "lost+found");
+    empty = empty && ours;
+  }
+  if (!empty && in_place_) return Usage("output-exists", "output '{}' is a mount point and not empty, so it cannot be replaced in one step; empty it first", Escape(out_));
+  if (!empty && overwrite == Overwrite::kRefuse) return Usage("output-exists", "output '{}' is not empty; give --force to replace it", Escape(out_));
+  replace_ = !empty;
+  if (in_place_) {
+    root_name_ = inner_root;
+    home_ = std::move(existing);
+  } else {
+    home_ = std::move(parent);
+  }
+  return {};
+}
+
+Status Staging::Lock() {
+  // Another run may remove the root between our steps; then begin again.
+  constexpr int kAttempts = 20;
+  for (int attempt = 0;; ++attempt) {
+    QC_ASSIGN(const bool exists, home_->Has(root_name_));
+    if (!exists) {
+      Status made = home_->MakeDir(root_name_);
+      QC_ASSIGN(const bool there, home_->Has(root_name_));
+      if (!made.ok() && !there) return made;
+    }
+    Result<Dir> root = home_->OpenDir(root_name_);
+    if (root.ok()) {
+      QC_ASSIGN(const std::vector<DirEntry> entries, root.value().List());
+      for (const DirEntry& entry : entries) {
+        if (entry.name != kLock && entry.name != kNew && entry.name != kOld) {
+          return Usage("output-staging", "folder '{}' is needed for the work, but holds '{}', which is not ours; move it away", Escape(root.value().path()), Escape(entry.name));
+        }
+      }
+      Result<FileLock> lock = FileLock::Take(root.value(), kLock);
+      if (lock.ok()) {
+        root_ = std::move(root).value();
+        lock_ = std::move(lock).value();
+        return {};
+      }
+      if (lock.error().code == Code::kTryAgain || attempt == kAttempts) return std::move(lock).TakeError();
+    } else if (attempt == kAttempts) {
+      return std::move(root).TakeError();
+    }
+  }
+}
+
+// Undoes what a killed run left behind.
+Status Staging::Recover() {
+  if (in_place_) {
+    // Files that were already moved into place belong to an output without its config.json.
+    return root_->RemoveTree(kNew);
+  }
+  QC_ASSIGN(const bool has_old, root_->Has(kOld));
+  if (has_old) {
+    QC_ASSIGN(const bool has_out, home_->Has(name_));
+    if (has_out) {
+      QC_TRY(root_->RemoveTree(kOld));  // the replacement had come through
+    } else {
+      QC_TRY(root_->Rename(kOld, *home_, name_, Dir::Move::kNoReplace));
+      QC_TRY(home_->Sync());
+      return MakeError(Code::kTryAgain, "recovered", "an earlier run was stopped while it replaced '{}'; the old folder is back in its place: run again", Escape(out_));
+    }
+  }
+  return root_->RemoveTree(kNew);
+}
+
+Status Staging::Commit() {
+  QC_TRY(new_->Sync());
+  QC_TRY(root_->Sync());
+  QC_TRY(Publish());
+  active_ = false;
+  RemoveRoot();
+  return home_->Sync();
+}
+
+Status Staging::Publish() {
+  if (in_place_) {
+    QC_ASSIGN(const std::vector<DirEntry> entries, new_->List());
+    for (const DirEntry& entry : entries) {
+      if (entry.name != kLast) QC_TRY(new_->Rename(entry.name, *home_, entry.name, Dir::Move::kNoReplace));
+    }
+    QC_TRY(home_->Sync());
+    QC_TRY(new_->Rename(kLast, *home_, kLast, Dir::Move::kNoReplace));
+    return home_->Sync();
+  }
+  if (!exists_) {
+    QC_TRY(root_->Rename(kNew, *home_, name_, Dir::Move::kNoReplace));
+  } else if (!replace_) {
+    QC_TRY(root_->Rename(kNew, *home_, name_, Dir::Move::kReplaceEmpty));
+  } else if (!root_->Rename(kNew, *home_, name_, Dir::Move::kExchange).ok()) {
+    // The file system cannot swap: two renames, which Recover undoes if we die between them.
+    QC_TRY(home_->Rename(name_, *root_, kOld, Dir::Move::kNoReplace));
+    QC_TRY(root_->Rename(kNew, *home_, name_, Dir::Move::kNoReplace));
+  }
+  return home_->Sync();
+}
+
+void Staging::RemoveRoot() {
+  // Nothing can be done about a failure here; the next run for this output tries again.
+  for (const std::string& name : {kNew, kOld, kLock}) (void)root_->RemoveTree(name);
+  (void)home_->RemoveTree(root_name_);
+}
+
+}  // namespace q2c

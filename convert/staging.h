@@ -1,0 +1,60 @@
+// Where the output grows until it is complete: a hidden folder beside OUT, which one
+// rename turns into OUT. A run that fails removes it; a run that was killed leaves it,
+// locked by nobody, and the next run for the same OUT clears it away.
+//
+//   PARENT/.OUT.qwen2-convert/lock   held while a run is writing
+//   PARENT/.OUT.qwen2-convert/new/   the output so far
+//   PARENT/.OUT.qwen2-convert/old/   the folder that --force is replacing, for a moment
+//
+// If OUT is the root of a mounted file system it cannot be renamed: then the folder lies
+// inside OUT, and the files are moved out of it one by one, config.json last.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "formats/base/file.h"
+
+namespace q2c {
+
+enum class Overwrite { kRefuse, kReplace };
+
+class Staging {
+ public:
+  // Errors: kUsage "output-…" if OUT is, contains or lies in the input, is a link or a file,
+  // or is not empty; kTryAgain "locked"; by errno.
+  static Result<Staging> Begin(const std::string& out, const std::string& in, Overwrite overwrite);
+  Staging(Staging&& other) noexcept;
+  Staging& operator=(Staging&&) = delete;
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+  ~Staging();  // removes what was staged, unless committed
+
+  const Dir& dir() const { return *new_; }
+  bool in_place() const { return in_place_; }  // the weaker guarantee of a mount point
+
+  // Makes OUT the staged folder. Everything in it must be synced already.
+  Status Commit();
+
+ private:
+  Staging() = default;
+  Status CheckOut(const std::string& in, Overwrite overwrite);
+  Status Lock();
+  Status Recover();
+  Status Publish();
+  void RemoveRoot();
+
+  std::string out_;         // absolute
+  std::string name_;        // last component of out_
+  std::string root_name_;
+  bool exists_ = false;     // OUT is there already
+  bool replace_ = false;    // and holds something that --force replaces
+  bool in_place_ = false;
+  bool active_ = false;
+  std::optional<Dir> home_;  // the folder that holds the root: OUT's parent, or OUT
+  std::optional<Dir> root_;
+  std::optional<Dir> new_;
+  std::optional<FileLock> lock_;
+};
+
+}  // namespace q2c
