@@ -183,8 +183,7 @@ class Executor {
   Status Produce(const Chunk& chunk, MutableBytes out) {
     if (chunk.head) {
       // A head may be longer than a buffer; it is written from the plan.
-      const OutputFile& file = files_[chunk.file];
-      return file.WriteAt(0, AsBytes(plan_.files[chunk.file].head));
+      return files_[chunk.file].WriteAt(0, AsBytes(plan_.files[chunk.file].head));
     }
     uint64_t at = 0;
     for (size_t i = 0; i < chunk.pieces.size();) {
@@ -221,9 +220,7 @@ class Executor {
         }
       }
     }
-    const OutputFile& file = files_[chunk.file];
-    QC_TRY(file.WriteAt(chunk.offset, out));
-    file.StartWriteback(chunk.offset, chunk.bytes);
+    QC_TRY(files_[chunk.file].WriteAt(chunk.offset, out));
     if (options_.progress != nullptr) options_.progress->Add(chunk.bytes);
     return {};
   }
@@ -290,7 +287,7 @@ Status CopySideFile(const Plan& plan, const SideFile& side, const Dir& out, cons
   QC_TRY(in.CheckUnchanged());
   if (side.executable) QC_TRY(file.SetExecutable());
   written->files.push_back({side.name, in.bytes(), sha256.Hex(), xxh3.Hex()});
-  written->open.push_back(std::move(file));
+  written->unsynced.push_back(std::move(file));
   return {};
 }
 
@@ -317,7 +314,7 @@ Result<Written> Execute(const Plan& plan, const Dir& out, const ExecuteOptions& 
     QC_TRY(executor.Run());
     for (size_t f = 0; f < shards.size(); ++f) written.files.push_back(executor.Finish(f));
   }
-  std::ranges::move(shards, std::back_inserter(written.open));
+  std::ranges::move(shards, std::back_inserter(written.unsynced));
   for (const SideFile& side : plan.model->checkpoint->side_files()) QC_TRY(CopySideFile(plan, side, out, options, &written));
   return written;
 }

@@ -23,7 +23,7 @@ struct ExecuteOptions {
 struct Written {
   std::vector<ManifestFile> files;         // shards, then side files
   std::vector<std::string> tensor_digests;  // XXH3-128 by index into Plan::tensors
-  std::vector<OutputFile> open;            // everything written, not yet synced
+  std::vector<OutputFile> unsynced;
 };
 
 // Writes shards and side files into the folder. Errors: by errno; kTryAgain if the input

@@ -66,13 +66,13 @@ std::string SumLine(const ManifestFile& file) {
 Status WriteText(const Dir& dir, const std::string& name, const std::string& content, Written* written) {
   QC_ASSIGN(OutputFile file, OutputFile::Create(dir, name));
   QC_TRY(file.WriteAt(0, AsBytes(content)));
-  written->open.push_back(std::move(file));
+  written->unsynced.push_back(std::move(file));
   written->files.push_back({name, content.size(), Sha256::Of(AsBytes(content)), Xxh3::Of(AsBytes(content))});
   return {};
 }
 
 Status SyncAll(const Written& written) {
-  for (const OutputFile& file : written.open) QC_TRY(file.Sync());
+  for (const OutputFile& file : written.unsynced) QC_TRY(file.Sync());
   return {};
 }
 

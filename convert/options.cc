@@ -1,6 +1,7 @@
 #include "convert/options.h"
 
 #include <boost/program_options.hpp>
+#include <set>
 #include <sstream>
 #include <thread>
 
@@ -57,7 +58,12 @@ Result<T> Choose(std::string_view option, const std::string& text, const Choice<
 Status ReadOptions(const po::variables_map& given, CommandLine* line) {
   JobOptions& job = line->job;
   const auto text = [&](const char* name) { return given[name].as<std::string>(); };
-  if (given.count("target") != 0) job.targets = given["target"].as<std::vector<std::string>>();
+  if (given.count("target") != 0) {
+    // The order in which targets are named means nothing.
+    const auto names = given["target"].as<std::vector<std::string>>();
+    const std::set<std::string> sorted(names.begin(), names.end());
+    job.targets.assign(sorted.begin(), sorted.end());
+  }
   if (given.count("drop") != 0) job.drop = given["drop"].as<std::vector<std::string>>();
   if (given.count("verify") != 0) {
     if (text("verify") == "forward") return MakeError(Code::kNotRun, "verify-forward", "--verify=forward does not exist yet; --verify=exact compares every weight");
@@ -134,7 +140,7 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   // Without writing, OUT may be left out.
   const bool writes = line.mode == Mode::kConvert;
   if (paths.size() > 2 || paths.empty() || (writes && paths.size() != 2)) {
-    return Usage("usage", "expected IN and OUT, got {} paths; see --help", paths.size());
+    return Usage("usage", "expected IN and OUT, got {} paths{}; see --help", paths.size(), paths.size() > 2 ? fmt::format(" ('{}' is one too many)", Escape(paths[2])) : "");
   }
   if (line.job.targets.empty()) return Usage("usage", "no --target; known are {}", Join(TargetNames(), ", "));
   line.job.in = paths[0];

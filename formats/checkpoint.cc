@@ -14,6 +14,9 @@ namespace {
 
 constexpr uint64_t kMaxIndexBytes = 64'000'000;
 constexpr uint64_t kMaxConfigBytes = 16'000'000;
+// More weight files than this are opened for each read, so that any number of shards works
+// with any limit on open files.
+constexpr size_t kMaxHeldOpen = 16;
 
 // Files that belong to the old packing of the weights, or to an earlier conversion, and are not carried over.
 constexpr std::array<std::string_view, 14> kOtherWeights = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot",
@@ -95,6 +98,9 @@ Status Checkpoint::ReadFolder() {
     std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return c < 0x80 ? std::tolower(c) : c; });
     if (const auto [same, fresh] = folded.emplace(lower, name); !fresh) {
       notes_.push_back({"name-case", fmt::format("files '{}' and '{}' differ by case only and collide on some file systems", Escape(same->second), Escape(name))});
+    }
+    if (entry.kind == FileKind::kFolder && (name.ends_with(".json") || name.ends_with(".safetensors"))) {
+      return Malformed("file-kind", "'{}' is a folder, expected a regular file", Escape(dir.PathOf(name)));
     }
     if (entry.kind == FileKind::kFolder) {
       others.push_back(name + "/");
@@ -223,7 +229,10 @@ Status Checkpoint::ReadShards(const std::vector<std::string>& shards) {
       tensor.file = files_.size();
       tensors_.push_back(std::move(tensor));
     }
-    files_.push_back({name, std::move(file), std::move(header.metadata)});
+    const FileStamp stamp = file.stamp();
+    std::optional<InputFile> open;
+    if (shards.size() <= kMaxHeldOpen) open = std::move(file);
+    files_.push_back({name, stamp, std::move(open), std::move(header.metadata)});
   }
   std::ranges::stable_sort(tensors_, {}, &TensorInfo::name);
   return {};
@@ -252,7 +261,17 @@ const TensorInfo* Checkpoint::Find(std::string_view name) const {
 }
 
 Status Checkpoint::Read(const TensorInfo& tensor, uint64_t offset, MutableBytes out) const {
-  return files_[tensor.file].file.ReadAt(tensor.offset + offset, out);
+  const WeightFile& file = files_[tensor.file];
+  if (file.open.has_value()) return file.open->ReadAt(tensor.offset + offset, out);
+  QC_ASSIGN(const InputFile opened, Reopen(file));
+  return opened.ReadAt(tensor.offset + offset, out);
+}
+
+Result<InputFile> Checkpoint::Reopen(const WeightFile& file) const {
+  QC_ASSIGN(InputFile opened, location_.OpenMember(file.name));
+  if (opened.stamp().SameContent(file.stamp)) return opened;
+  return MakeError(Code::kTryAgain, "changed-during-read", "file '{}' changed while it was read ({} bytes before, {} now); run again when nobody writes to it",
+                   Escape(opened.path()), file.stamp.bytes, opened.bytes());
 }
 
 Result<std::vector<std::byte>> Checkpoint::ReadWhole(const TensorInfo& tensor) const {
@@ -273,7 +292,8 @@ Status Checkpoint::Stream(const TensorInfo& tensor, const std::function<Status(B
 }
 
 Status Checkpoint::CheckUnchanged() const {
-  for (const WeightFile& file : files_) QC_TRY(file.file.CheckUnchanged());
+  // By name, so that a file that was replaced is noticed too.
+  for (const WeightFile& file : files_) QC_TRY(Reopen(file));
   return {};
 }
 

@@ -28,7 +28,8 @@ struct Note {
 
 struct WeightFile {
   std::string name;
-  InputFile file;
+  FileStamp stamp;               // as it was when its header was read
+  std::optional<InputFile> open;  // held only where the files are few
   std::vector<std::pair<std::string, std::string>> metadata;
 };
 
@@ -63,6 +64,7 @@ class Checkpoint {
   Status ReadIndex(const std::string& name, const std::vector<std::string>& shards);
   Status ReadShards(const std::vector<std::string>& shards);
   Status SettleDuplicates();
+  Result<InputFile> Reopen(const WeightFile& file) const;
   Status ReadConfigs();
 
   Location location_;

@@ -90,7 +90,9 @@ std::string WriteManifest(const Manifest& manifest) {
   }
   std::vector<Json> dropped;
   for (const ManifestDrop& drop : manifest.dropped) {
-    dropped.push_back(Json::Object({{"name", Json::String(drop.name)}, {"action", Json::String(drop.action)}}));
+    Json item = Json::Object({{"name", Json::String(drop.name)}, {"action", Json::String(drop.action)}});
+    if (!drop.same_as.empty()) item.Set("same_as", Json::String(drop.same_as));
+    dropped.push_back(std::move(item));
   }
   std::string out = head.Dump();
   out.resize(out.size() - 2);  // the newline and brace that close it
@@ -149,7 +151,7 @@ Result<Manifest> ReadManifest(std::string_view text) {
   }
   for (const Json& item : head.List("dropped")) {
     Fields fields(item);
-    manifest.dropped.push_back({fields.Text("name"), fields.Text("action")});
+    manifest.dropped.push_back({fields.Text("name"), fields.Text("action"), item.Find("same_as") == nullptr ? "" : fields.Text("same_as")});
     QC_TRY(fields.Check());
   }
   QC_TRY(head.Check());

@@ -29,6 +29,7 @@ struct ManifestTensor {
 struct ManifestDrop {
   std::string name;    // in the input
   std::string action;  // "zero-bias", "tied-head", "derived-buffer", "user"
+  std::string same_as;  // "tied-head": the input tensor it repeats
 };
 
 struct ManifestFile {

@@ -72,10 +72,18 @@ Status AssignTensors(const ModelOptions& options, Model* model) {
   return {};
 }
 
+Error Missing(const Model& model, const std::string& name, std::string what) {
+  for (const auto& [i, glob] : model.dropped) {
+    if (model.architecture.CanonicalName(model.skeleton, model.info(i).name) != name) continue;
+    return Refused("drop-needed", "--drop={} matches tensor '{}', which {} cannot do without", Escape(glob), Escape(name), model.class_name);
+  }
+  return Malformed("tensor-missing", "{}; complete the download or take the original checkpoint", what);
+}
+
 Status CheckShapes(const Model& model) {
   for (const auto& [name, expected] : model.skeleton.tensors) {
     const auto found = model.tensors.find(name);
-    if (found == model.tensors.end()) return Malformed("tensor-missing", "tensor '{}' is missing; complete the download or take the original checkpoint", Escape(name));
+    if (found == model.tensors.end()) return Missing(model, name, fmt::format("tensor '{}' is missing", Escape(name)));
     const TensorInfo& info = model.info(found->second);
     if (info.shape != expected.shape) {
       return Malformed("tensor-shape", "tensor '{}': shape {}, expected {} by config.json", Escape(name), ShapeText(info.shape), ShapeText(expected.shape));
@@ -85,7 +93,7 @@ Status CheckShapes(const Model& model) {
   for (const auto& [name, expected] : model.skeleton.linears) {
     if (model.linears.contains(name)) continue;
     if (!expected.tied_to.empty() && model.tied) continue;
-    return Malformed("tensor-missing", "linear '{}' is missing; complete the download or take the original checkpoint", Escape(name));
+    return Missing(model, name + ".weight", fmt::format("tensor '{}.weight' (or .qweight and its kin) is missing", Escape(name)));
   }
   return {};
 }
@@ -222,6 +230,25 @@ Status SampleCodes(const Model& model, const Linear& linear, const std::vector<u
   return {};
 }
 
+Status CheckScales(const Model& model, const Linear& linear) {
+  const TensorInfo& scales = model.info(*linear.Part("scales"));
+  // An exponent of all ones is NaN or infinity.
+  const uint32_t exponent = scales.dtype == Dtype::kF16 ? 0x7C00U : scales.dtype == Dtype::kBF16 ? 0x7F80U : 0x7F800000U;
+  bool finite = true;
+  QC_TRY(model.checkpoint->Stream(scales, [&](ByteView piece) -> Status {
+    uint32_t bad = 0;
+    if (scales.dtype == Dtype::kF32) {
+      for (size_t i = 0; i + 4 <= piece.size(); i += 4) bad |= static_cast<uint32_t>((Load<uint32_t>(piece.data() + i) & exponent) == exponent);
+    } else {
+      for (size_t i = 0; i + 2 <= piece.size(); i += 2) bad |= static_cast<uint32_t>((Load<uint16_t>(piece.data() + i) & exponent) == exponent);
+    }
+    finite = finite && bad == 0;
+    return {};
+  }));
+  if (finite) return {};
+  return Malformed("scale-not-finite", "tensor '{}' holds NaN or infinity; the file is damaged or the quantisation failed", Escape(scales.name));
+}
+
 Status SampleZeros(const Model& model, Linear* linear) {
   const QuantShape& s = linear->traits.shape;
   QC_ASSIGN(const std::vector<std::byte> qzeros, model.checkpoint->ReadWhole(model.info(*linear->Part("qzeros"))));
@@ -239,6 +266,7 @@ Status SettleZeros(const ModelOptions& options, Model* model) {
   std::vector<ZeroSample> samples;
   for (auto& [name, linear] : model->linears) {
     if (!linear.quantised()) continue;
+    QC_TRY(CheckScales(*model, linear));
     QC_TRY(SampleZeros(*model, &linear));
     samples.push_back(linear.zeros);
   }
@@ -305,7 +333,13 @@ Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& 
     if (linear.quantised()) QC_TRY(ReadGroups(model, name, &linear));
   }
   if (model.quant.has_value() && !model.AnyQuantised()) {
-    return Malformed("quant-config", "{} describes a quantised model, but no linear is quantised; remove it or take the right files", model.quant->where);
+    return Malformed("quant-config", "{} describes a quantised model, but no linear is quantised: there is '{}.weight' instead of qweight; remove it or take the right files", model.quant->where, model.linears.begin()->first);
+  }
+  if (!model.quant.has_value() && model.AnyQuantised()) {
+    const auto first = std::ranges::find_if(model.linears, [](const auto& entry) { return entry.second.quantised(); });
+    const QuantShape& shape = first->second.traits.shape;
+    return Malformed("quant-config-missing", "linear '{}' is quantised, but neither config.json nor quantize_config.json says how; if these are the right files, write quantize_config.json with what the tensors show: {{\"bits\": {}, \"group_size\": {}}}",
+                     Escape(first->first), shape.bits, shape.groups == 1 ? -1 : static_cast<int64_t>(shape.group_size));
   }
   if (!model.AnyQuantised()) return Refused("not-quantised", "no linear is quantised; there is nothing to convert for these targets");
   QC_TRY(SettleZeros(options, &model));

@@ -24,7 +24,7 @@ Result<QuantConfig> ReadOne(const Json& json, std::string where) {
   }
   for (const char* key : {"bits", "w_bit", "wbits"}) {
     const Json* value = json.Find(key);
-    if (value == nullptr || value->is_null() || config.bits.has_value()) continue;
+    if (value == nullptr || config.bits.has_value()) continue;
     const std::optional<int64_t> bits = value->AsI64();
     if (!bits.has_value() || *bits <= 0) return wrong(key, *value, "2, 3, 4 or 8");
     if (*bits != 2 && *bits != 3 && *bits != 4 && *bits != 8) {

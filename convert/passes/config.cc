@@ -97,9 +97,10 @@ void ConfigEditor::Erase(const std::string& key, std::string_view reason) {
 
 bool LooksLikeLocalPath(std::string_view text) {
   const bool drive = text.size() > 2 && text[1] == ':' && (text[2] == '\\' || text[2] == '/');
-  return drive || text.starts_with('/') || text.starts_with("~/") || text.starts_with("./") || text.starts_with("../") ||
-         text.starts_with("\\\\") || std::ranges::count(text, '/') > 1;
+  return drive || text.starts_with('/') || text.starts_with("~/") || text.starts_with("./") || text.starts_with("../") || text.starts_with("\\\\");
 }
+
+bool LooksLikeLocalModel(std::string_view text) { return LooksLikeLocalPath(text) || std::ranges::count(text, '/') != 1; }
 
 Status PassConfig(Plan* plan) {
   ConfigEditor editor(&plan->config, std::string(kConfigName), "", &plan->edits);
@@ -107,7 +108,7 @@ Status PassConfig(Plan* plan) {
   if (classes == nullptr || !classes->is_array() || classes->items().empty()) {
     editor.Set("architectures", Json::Array({Json::String(plan->model->class_name)}), "loaders choose the class by it, and transformers 4.x hides reports without it");
   }
-  if (const Json* name = editor.Find("_name_or_path"); name != nullptr && name->is_string() && LooksLikeLocalPath(name->text())) {
+  if (const Json* name = editor.Find("_name_or_path"); name != nullptr && name->is_string() && LooksLikeLocalModel(name->text())) {
     editor.Erase("_name_or_path", "a path on the machine that made the file");
   }
   editor.Erase("auto_map", "it asks for code from the repository, which a known architecture does not need");

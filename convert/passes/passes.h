@@ -45,5 +45,7 @@ Status EditRope(const Plan& plan, ConfigEditor* editor);
 
 // Does the text look like a path on somebody's machine?
 bool LooksLikeLocalPath(std::string_view text);
+// The same for a key that names a model: a bare word is a folder, org/name is a Hub name.
+bool LooksLikeLocalModel(std::string_view text);
 
 }  // namespace q2c

@@ -249,10 +249,8 @@ Result<std::string> InputFile::ReadAll(uint64_t limit) const {
 Status InputFile::CheckUnchanged() const {
   struct stat info {};
   if (::fstat(fd_.get(), &info) != 0) return FromErrno(errno, "looking at", path_);
-  FileStamp now = StampOf(info);
-  now.changed_ns = stamp_.changed_ns;  // a new hard link or mode does not matter
-  now.mode = stamp_.mode;
-  if (now == stamp_) return {};
+  const FileStamp now = StampOf(info);
+  if (now.SameContent(stamp_)) return {};
   return MakeError(Code::kTryAgain, "changed-during-read", "file '{}' changed while it was read ({} bytes before, {} now); run again when nobody writes to it",
                    Escape(path_), stamp_.bytes, now.bytes);
 }
@@ -261,42 +259,51 @@ void InputFile::DropCache() const { ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_
 
 Result<OutputFile> OutputFile::Create(const Dir& dir, const std::string& name) {
   const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  Fd fd(Retry([&] { return ::openat(dir.fd(), name.c_str(), flags, 0666); }));
+  const Fd fd(Retry([&] { return ::openat(dir.fd(), name.c_str(), flags, 0666); }));
   if (!fd.valid()) return FromErrno(errno, "creating", dir.PathOf(name));
-  return OutputFile(std::move(fd), dir.PathOf(name));
+  return OutputFile(&dir, name);
+}
+
+Result<Fd> OutputFile::Open() const {
+  Fd fd(Retry([&] { return ::openat(dir_->fd(), name_.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC); }));
+  if (!fd.valid()) return FromErrno(errno, "opening", dir_->PathOf(name_));
+  return fd;
 }
 
 Status OutputFile::Preallocate(uint64_t bytes) const {
   if (bytes == 0) return {};
-  const int error = ::posix_fallocate(fd_.get(), 0, static_cast<off_t>(bytes));
+  QC_ASSIGN(const Fd fd, Open());
+  const int error = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(bytes));
   if (error == 0 || error == EOPNOTSUPP || error == EINVAL) return {};
-  return FromErrno(error, "reserving room for", path_);
+  return FromErrno(error, "reserving room for", dir_->PathOf(name_));
 }
 
 Status OutputFile::WriteAt(uint64_t offset, ByteView bytes) const {
+  QC_ASSIGN(const Fd fd, Open());
+  const auto start = static_cast<off_t>(offset);
+  const auto length = static_cast<off_t>(bytes.size());
   while (!bytes.empty()) {
-    const ssize_t count = Retry([&] { return ::pwrite(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
-    if (count < 0) return FromErrno(errno, "writing", path_);
+    const ssize_t count = Retry([&] { return ::pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
+    if (count < 0) return FromErrno(errno, "writing", dir_->PathOf(name_));
     offset += static_cast<uint64_t>(count);
     bytes = bytes.subspan(static_cast<size_t>(count));
   }
+  ::sync_file_range(fd.get(), start, length, SYNC_FILE_RANGE_WRITE);
   return {};
 }
 
-void OutputFile::StartWriteback(uint64_t offset, uint64_t bytes) const {
-  ::sync_file_range(fd_.get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
-}
-
 Status OutputFile::SetExecutable() const {
+  QC_ASSIGN(const Fd fd, Open());
   struct stat info {};
-  if (::fstat(fd_.get(), &info) != 0) return FromErrno(errno, "looking at", path_);
+  if (::fstat(fd.get(), &info) != 0) return FromErrno(errno, "looking at", dir_->PathOf(name_));
   const mode_t readable = info.st_mode & 0444U;
-  if (::fchmod(fd_.get(), info.st_mode | (readable >> 2U)) != 0) return FromErrno(errno, "setting the mode of", path_);
+  if (::fchmod(fd.get(), info.st_mode | (readable >> 2U)) != 0) return FromErrno(errno, "setting the mode of", dir_->PathOf(name_));
   return {};
 }
 
 Status OutputFile::Sync() const {
-  if (Retry([&] { return ::fsync(fd_.get()); }) != 0) return FromErrno(errno, "syncing", path_);
+  QC_ASSIGN(const Fd fd, Open());
+  if (Retry([&] { return ::fsync(fd.get()); }) != 0) return FromErrno(errno, "syncing", dir_->PathOf(name_));
   return {};
 }
 

@@ -47,7 +47,12 @@ struct FileStamp {
   int64_t modified_ns = 0;
   int64_t changed_ns = 0;
   uint32_t mode = 0;
-  friend bool operator==(const FileStamp&, const FileStamp&) = default;
+
+  // The same file with the same content, as far as can be seen without reading. A new hard
+  // link or mode changes only changed_ns and does not matter.
+  bool SameContent(const FileStamp& other) const {
+    return device == other.device && inode == other.inode && bytes == other.bytes && modified_ns == other.modified_ns;
+  }
 };
 
 enum class Links { kRefuse, kFollow };
@@ -113,22 +118,24 @@ class InputFile {
   std::string path_;
 };
 
-// A new file, 0666 & ~umask. Never replaces one.
+// A new file, 0666 & ~umask. Never replaces one. No descriptor is held between calls, so
+// that a model of many shards needs few. The folder must outlive it.
 class OutputFile {
  public:
   static Result<OutputFile> Create(const Dir& dir, const std::string& name);
 
-  const std::string& path() const { return path_; }
+  const std::string& name() const { return name_; }
   Status Preallocate(uint64_t bytes) const;  // real blocks, so that a full disk shows now
+  // Writes, and asks the kernel to begin flushing what was written, without waiting for it.
   Status WriteAt(uint64_t offset, ByteView bytes) const;
-  void StartWriteback(uint64_t offset, uint64_t bytes) const;  // a hint: begin to flush, do not wait
   Status SetExecutable() const;
   Status Sync() const;
 
  private:
-  OutputFile(Fd fd, std::string path) : fd_(std::move(fd)), path_(std::move(path)) {}
-  Fd fd_;
-  std::string path_;
+  OutputFile(const Dir* dir, std::string name) : dir_(dir), name_(std::move(name)) {}
+  Result<Fd> Open() const;
+  const Dir* dir_;
+  std::string name_;
 };
 
 // Creates the file, writes it, syncs it.

@@ -11,12 +11,13 @@
 namespace q2c {
 namespace {
 
-// Marks a quoted NaN or Infinity on its way through the parser, which knows neither.
-constexpr std::string_view kNanMark = "\\u0001\\u0002";
-constexpr std::string_view kNanMarkDecoded = "\x01\x02";
+// Marks a quoted NaN or Infinity on its way through the parser, which knows neither. The
+// number makes the mark one that the document itself does not use.
+std::string NanMark(size_t number) { return fmt::format("\\u0001{}\\u0002", number); }
+std::string NanMarkDecoded(size_t number) { return fmt::format("\x01{}\x02", number); }
 
 // Puts quotes and a mark around NaN, Infinity and -Infinity outside strings.
-std::string QuoteNan(std::string_view text) {
+std::string QuoteNan(std::string_view text, std::string_view mark) {
   std::string out;
   bool in_string = false;
   for (size_t i = 0; i < text.size(); ++i) {
@@ -30,7 +31,7 @@ std::string QuoteNan(std::string_view text) {
     if (!in_string) {
       for (const std::string_view word : {"NaN", "Infinity", "-Infinity"}) {
         if (text.substr(i, word.size()) != word) continue;
-        out += fmt::format("\"{}{}\"", kNanMark, word);
+        out += fmt::format("\"{}{}\"", mark, word);
         i += word.size() - 1;
         replaced = true;
         break;
@@ -46,6 +47,7 @@ std::string QuoteNan(std::string_view text) {
 class Builder : public nlohmann::json_sax<nlohmann::json> {
  public:
   explicit Builder(const JsonMemberVisitor* visit = nullptr) : visit_(visit) {}
+  void set_nan_mark(std::string mark) { nan_mark_ = std::move(mark); }
 
   bool null() override { return Add(Json()); }
   bool boolean(bool value) override { return Add(Json::Bool(value)); }
@@ -56,7 +58,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
     return Add(Json::Number(text));
   }
   bool string(string_t& text) override {
-    if (text.starts_with(kNanMarkDecoded)) return Add(Json::Number(text.substr(kNanMarkDecoded.size())));
+    if (!nan_mark_.empty() && text.starts_with(nan_mark_)) return Add(Json::Number(text.substr(nan_mark_.size())));
     return Add(Json::String(text));
   }
   bool binary(binary_t& /*value*/) override { return Fail("binary data"); }
@@ -134,6 +136,7 @@ class Builder : public nlohmann::json_sax<nlohmann::json> {
   }
 
   const JsonMemberVisitor* visit_;
+  std::string nan_mark_;
   std::vector<Level> stack_;
   Json root_;
   std::optional<Error> error_;
@@ -327,8 +330,11 @@ Result<Json> ParseJson(std::string_view text, JsonNumbers numbers) {
   Builder builder;
   std::string quoted;
   if (numbers == JsonNumbers::kAllowNan) {
-    quoted = QuoteNan(text);
+    size_t number = 0;
+    while (text.find(NanMark(number)) != std::string_view::npos) ++number;
+    quoted = QuoteNan(text, NanMark(number));
     text = quoted;
+    builder.set_nan_mark(NanMarkDecoded(number));
   }
   nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   return builder.Take();

@@ -11,7 +11,7 @@ namespace q2c {
 namespace {
 
 constexpr size_t kMaxRank = 64;
-constexpr size_t kMaxTensors = 1'000'000;
+constexpr size_t kMaxTensors = 400'000;
 
 // What a file is that begins like this, where it is a well-known kind of something else.
 std::optional<std::string_view> KnownKind(std::string_view head) {

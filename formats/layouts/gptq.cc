@@ -173,7 +173,8 @@ Result<std::optional<QuantShape>> DetectGptq(const std::string& name, uint64_t i
     return Malformed("quant-dtype", "tensor '{}': dtype {}, expected F16, BF16 or F32; layout 'gptq'", Escape(scales->name), NameOf(scales->dtype));
   }
   if (qweight->shape.size() != 2 || qzeros->shape.size() != 2 || scales->shape.size() != 2) {
-    return Malformed("quant-shape", "linear '{}': qweight {}, qzeros {}, scales {}; expected two dimensions each", Escape(name), ShapeText(qweight->shape), ShapeText(qzeros->shape), ShapeText(scales->shape));
+    const TensorInfo* odd = qweight->shape.size() != 2 ? qweight : qzeros->shape.size() != 2 ? qzeros : scales;
+    return Malformed("quant-shape", "tensor '{}': shape {}, expected two dimensions; layout 'gptq'", Escape(odd->name), ShapeText(odd->shape));
   }
   QuantShape s;
   s.in_features = in_features;
@@ -196,7 +197,7 @@ Result<std::optional<QuantShape>> DetectGptq(const std::string& name, uint64_t i
   }
   s.group_size = CeilDiv(in_features, s.groups);
   if (out_features * bits % 32 != 0 || qzeros->shape != QzerosShape(s)) {
-    return wrong(*qzeros, QzerosShape(s), fmt::format("{} outputs, {} bits a code", out_features, bits));
+    return wrong(*qzeros, QzerosShape(s), fmt::format("{} outputs, {} bits a code; '{}' has {} groups", out_features, bits, Escape(scales->name), s.groups));
   }
   if (g_idx != nullptr && g_idx->shape != GroupIndexShape(s)) return wrong(*g_idx, GroupIndexShape(s), "one entry an input");
   return std::optional<QuantShape>(s);
