@@ -72,6 +72,7 @@ struct ConfigEdit {
   std::optional<Json> before;
   std::optional<Json> after;
   std::string reason;
+  bool private_value = false;  // `before` is shown to the user, but travels in no file
 };
 
 struct PlanOptions {

@@ -77,7 +77,7 @@ Json EditsJson(const std::vector<ConfigEdit>& edits) {
   Json list = Json::Array();
   for (const ConfigEdit& edit : edits) {
     Json item = Json::Object({{"file", Json::String(edit.file)}, {"key", Json::String(edit.key)}});
-    if (edit.before.has_value()) item.Set("before", *edit.before);
+    if (edit.before.has_value() && !edit.private_value) item.Set("before", *edit.before);
     if (edit.after.has_value()) item.Set("after", *edit.after);
     item.Set("reason", Json::String(edit.reason));
     list.items().push_back(std::move(item));

@@ -15,7 +15,7 @@ constexpr uint64_t kPiece = 1U << 20U;
 
 // A range of a file and the digest that its bytes must have.
 struct Expected {
-  const InputFile* file = nullptr;
+  std::string file;
   uint64_t offset = 0;
   uint64_t bytes = 0;
   std::string xxh3;
@@ -41,7 +41,7 @@ Status ExpectShard(const InputFile& file, const ManifestFile& meant, const std::
   uint64_t offset = head.size();
   for (const SafetensorsEntry& entry : entries) {
     const uint64_t bytes = BytesOf(entry.dtype, entry.shape).value_or(0);
-    expected->push_back({&file, offset, bytes, by_name.at(entry.name)->xxh3, fmt::format("tensor '{}'", Escape(entry.name))});
+    expected->push_back({meant.name, offset, bytes, by_name.at(entry.name)->xxh3, fmt::format("tensor '{}'", Escape(entry.name))});
     offset += bytes;
   }
   return {};
@@ -52,36 +52,32 @@ Status ExpectShard(const InputFile& file, const ManifestFile& meant, const std::
 Status VerifyHashes(const Dir& dir, const Manifest& manifest, const ReadbackOptions& options) {
   std::map<std::string, std::vector<const ManifestTensor*>> shards;
   for (const ManifestTensor& tensor : manifest.tensors) shards[tensor.file].push_back(&tensor);
-  std::vector<InputFile> files;
-  for (const ManifestFile& meant : manifest.files) {
-    QC_ASSIGN(InputFile file, InputFile::Open(dir, meant.name));
-    if (options.from == ReadFrom::kDevice) file.DropCache();
-    files.push_back(std::move(file));
-  }
   std::vector<Expected> expected;
-  for (size_t i = 0; i < files.size(); ++i) {
-    const ManifestFile& meant = manifest.files[i];
+  for (const ManifestFile& meant : manifest.files) {
+    QC_ASSIGN(const InputFile file, InputFile::Open(dir, meant.name));
+    if (options.from == ReadFrom::kDevice) file.DropCache();
     const auto shard = shards.find(meant.name);
     if (shard != shards.end()) {
-      QC_TRY(ExpectShard(files[i], meant, shard->second, &expected));
-    } else if (files[i].bytes() != meant.bytes) {
-      return Differs(files[i], fmt::format("{} bytes instead of {}", files[i].bytes(), meant.bytes));
+      QC_TRY(ExpectShard(file, meant, shard->second, &expected));
+    } else if (file.bytes() != meant.bytes) {
+      return Differs(file, fmt::format("{} bytes instead of {}", file.bytes(), meant.bytes));
     } else {
-      expected.push_back({&files[i], 0, meant.bytes, meant.xxh3, ""});
+      expected.push_back({meant.name, 0, meant.bytes, meant.xxh3, ""});
     }
   }
   return RunParallel(expected.size(), options.jobs, [&](size_t i) -> Status {
     const Expected& range = expected[i];
+    QC_ASSIGN(const InputFile file, InputFile::Open(dir, range.file));
     Xxh3 hash;
     std::vector<std::byte> buffer(std::min(kPiece, range.bytes));
     for (uint64_t at = 0; at < range.bytes; at += kPiece) {
       if (options.check_stop) QC_TRY(options.check_stop());
       const MutableBytes part(buffer.data(), std::min(kPiece, range.bytes - at));
-      QC_TRY(range.file->ReadAt(range.offset + at, part));
+      QC_TRY(file.ReadAt(range.offset + at, part));
       hash.Update(part);
       if (options.progress) options.progress(part.size());
     }
-    if (hash.Hex() != range.xxh3) return Differs(*range.file, range.what);
+    if (hash.Hex() != range.xxh3) return Differs(file, range.what);
     return {};
   });
 }

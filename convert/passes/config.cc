@@ -84,15 +84,21 @@ void EditTypes(const Plan& plan, ConfigEditor* editor) {
 void ConfigEditor::Set(const std::string& key, Json value, std::string_view reason) {
   const Json* old = json_->Find(key);
   if (old != nullptr && *old == value && old->text() == value.text()) return;
-  edits_->push_back({file_, prefix_ + key, old == nullptr ? std::nullopt : std::optional(*old), value, std::string(reason)});
+  edits_->push_back({file_, prefix_ + key, old == nullptr ? std::nullopt : std::optional(*old), value, std::string(reason), false});
   json_->Set(key, std::move(value));
 }
 
 void ConfigEditor::Erase(const std::string& key, std::string_view reason) {
   const Json* old = json_->Find(key);
   if (old == nullptr) return;
-  edits_->push_back({file_, prefix_ + key, *old, std::nullopt, std::string(reason)});
+  edits_->push_back({file_, prefix_ + key, *old, std::nullopt, std::string(reason), false});
   json_->Erase(key);
+}
+
+void ConfigEditor::ErasePrivate(const std::string& key, std::string_view reason) {
+  if (json_->Find(key) == nullptr) return;
+  Erase(key, reason);
+  edits_->back().private_value = true;
 }
 
 bool LooksLikeLocalPath(std::string_view text) {
@@ -109,7 +115,7 @@ Status PassConfig(Plan* plan) {
     editor.Set("architectures", Json::Array({Json::String(plan->model->class_name)}), "loaders choose the class by it, and transformers 4.x hides reports without it");
   }
   if (const Json* name = editor.Find("_name_or_path"); name != nullptr && name->is_string() && LooksLikeLocalModel(name->text())) {
-    editor.Erase("_name_or_path", "a path on the machine that made the file");
+    editor.ErasePrivate("_name_or_path", "a path on the machine that made the file");
   }
   editor.Erase("auto_map", "it asks for code from the repository, which a known architecture does not need");
   editor.Erase("use_return_dict", "transformers cannot set it: it is a read-only property");

@@ -32,6 +32,8 @@ class ConfigEditor {
   const Json* Find(std::string_view key) const { return json_->Find(key); }
   void Set(const std::string& key, Json value, std::string_view reason);  // nothing if it is so already
   void Erase(const std::string& key, std::string_view reason);           // nothing if it is absent
+  // The same for a local path or calibration data: the value is not repeated in the manifest.
+  void ErasePrivate(const std::string& key, std::string_view reason);
 
  private:
   Json* json_;

@@ -80,7 +80,7 @@ void EraseLocalPaths(const std::string& prefix, Json* json, std::vector<ConfigEd
     if (value.is_string() && !address && LooksLikeLocalPath(value.text())) keys.push_back(key);
   }
   ConfigEditor editor(json, std::string(kConfigName), prefix, edits);
-  for (const std::string& key : keys) editor.Erase(key, "a path on the machine that made the file");
+  for (const std::string& key : keys) editor.ErasePrivate(key, "a path on the machine that made the file");
 }
 
 }  // namespace
@@ -114,10 +114,10 @@ Status PassQuantConfig(Plan* plan) {
       {"disable_exllama", "an old name that loaders warn about"},
       {"use_marlin", "a loader's switch, not a property of the file"},
   }};
-  for (const auto& [key, reason] : kGone) editor.Erase(key, reason);
+  for (const auto& [key, reason] : kGone) editor.ErasePrivate(key, reason);
   for (const char* key : {"dataset", "tokenizer"}) {
     const Json* value = editor.Find(key);
-    if (value != nullptr && !value->is_null()) editor.Erase(key, "calibration data of the maker, of no use to a loader");
+    if (value != nullptr && !value->is_null()) editor.ErasePrivate(key, "calibration data of the maker, of no use to a loader");
   }
   for (const char* key : {"damp_percent", "backend", "meta", "dataset", "tokenizer", "exllama_config", "static_groups", "true_sequential"}) {
     const Json* value = editor.Find(key);
@@ -131,7 +131,7 @@ Status PassQuantConfig(Plan* plan) {
   plan->config.Set("quantization_config", block);
   plan->quant_block = std::move(block);
   if (!model.checkpoint->quantize_config().has_value()) {
-    plan->edits.push_back({std::string(kQuantizeConfigName), "", std::nullopt, std::nullopt, "written, since AutoGPTQ and GPTQModel look here first"});
+    plan->edits.push_back({std::string(kQuantizeConfigName), "", std::nullopt, std::nullopt, "written, since AutoGPTQ and GPTQModel look here first", false});
   }
   return {};
 }

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Loads the fixtures in the real loaders, before and after a conversion, and prints the table:
+#   scripts/interop.sh [--stacks=LIST] [--fixtures=LIST] [--markdown=FILE] [--json=FILE]
+# Stacks: t4.40-o1.19 t4.40-o1.20 t4.57 t5 (default: all four), kept in $QWEN2_INTEROP_DIR.
+set -euo pipefail
+export QWEN2_INTEROP_DIR=${QWEN2_INTEROP_DIR:-${TMPDIR:-/tmp}/qwen2-interop}
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# python3-dev and g++: auto-gptq is built from source, and GPTQModel compiles its kernels at the first load.
+packages=(python3 python3-venv python3-dev g++ git)
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+if [[ ${#missing[@]} -gt 0 ]]; then
+  if [[ $(id -u) -ne 0 ]]; then
+    echo "interop.sh: missing packages: ${missing[*]}; install them or run as root" >&2
+    exit 3
+  fi
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+stacks=t4.40-o1.19,t4.40-o1.20,t4.57,t5
+for argument in "$@"; do
+  case $argument in
+    --stacks=*) stacks=${argument#--stacks=} ;;
+  esac
+done
+IFS=, read -ra names <<<"$stacks"
+bash "$project/tests/interop/stacks.sh" "${names[@]}"
+
+if [[ ! -x $project/build/bin/qwen2-convert ]]; then
+  (cd "$project" && cmake --preset release && cmake --build --preset release) >&2
+fi
+exec /usr/bin/python3 "$project/tests/interop/run.py" "$@"

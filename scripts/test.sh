@@ -1,0 +1,11 @@
+#!/bin/sh
+# Sets up, builds and runs the whole test suite: test.sh [PRESET]. Default: release.
+# Works on a bare Debian 12 as root.
+set -eu
+cd "$(dirname "$0")/.."
+preset="${1:-release}"
+scripts/packages.sh
+scripts/build.sh "$preset"
+folder=build
+[ "$preset" = release ] || folder="build-$preset"
+ctest --test-dir "$folder" --output-on-failure -j "$(nproc)"

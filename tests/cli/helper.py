@@ -1,0 +1,90 @@
+#!/usr/bin/python3
+"""Small jobs for the command-line cases.
+
+    helper.py big FOLDER                          a valid checkpoint of about 100 MB
+    helper.py add-tensor FILE NAME                adds an F16 tensor of 4 numbers to a safetensors file
+    helper.py hub CHECKPOINT CACHE NAME           puts a checkpoint into a Hub cache, as links to blobs; prints the snapshot folder
+    helper.py tensors FOLDER                      prints 'name dtype shape', sorted
+    helper.py json FILE EXPRESSION                checks a Python expression over the parsed file, called 'd'
+    helper.py same FOLDER FOLDER                  checks that both hold the same tensors, whatever the shards
+    helper.py stop SIGNAL FOLDER -- COMMAND...    runs COMMAND, sends SIGNAL as soon as something appears in FOLDER, exits as it did
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "malformed"))
+
+import make_big  # noqa: E402
+from checkpoint import edit_tensors, read_tensors  # noqa: E402
+
+
+def tensors_of(folder):
+    return {name: tensor for path in sorted(pathlib.Path(folder).glob("*.safetensors")) for name, tensor in read_tensors(path).items()}
+
+
+def big(folder):
+    make_big.main(pathlib.Path(folder))
+
+
+def add_tensor(path, name):
+    edit_tensors(pathlib.Path(path), lambda tensors: tensors.update({name: ("F16", [4], b"\0\x3c" * 4)}))
+
+
+def hub(checkpoint, cache, name):
+    """As huggingface_hub lays it out: blobs/<digest>, snapshots/<commit>/<file> -> ../../blobs/<digest>, refs/main."""
+    commit = hashlib.sha1(name.encode()).hexdigest()
+    base = pathlib.Path(cache) / ("models--" + name.replace("/", "--"))
+    snapshot, blobs = base / "snapshots" / commit, base / "blobs"
+    for folder in (snapshot, blobs, base / "refs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    (base / "refs/main").write_text(commit)
+    for path in sorted(pathlib.Path(checkpoint).iterdir()):
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        shutil.copyfile(path, blobs / digest)
+        (snapshot / path.name).symlink_to(f"../../blobs/{digest}")
+    print(snapshot)
+
+
+def tensors(folder):
+    for name, (dtype, shape, _) in sorted(tensors_of(folder).items()):
+        print(name, dtype, ",".join(map(str, shape)))
+
+
+def json_check(path, expression):
+    document = json.loads(pathlib.Path(path).read_text())
+    if not eval(expression, {"d": document}):
+        sys.exit(f"not true of {path}: {expression}")
+
+
+def same(one, other):
+    a, b = tensors_of(one), tensors_of(other)
+    if a != b or not a:
+        sys.exit(f"they differ, e.g. in {[name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)][:3]}")
+
+
+def stop(signal_name, folder, dashes, *command):
+    assert dashes == "--"
+    before = set(os.listdir(folder))
+    process = subprocess.Popen(command)
+    while set(os.listdir(folder)) == before:
+        if process.poll() is not None:
+            sys.exit(f"it ended with {process.returncode} before anything appeared in the folder")
+        time.sleep(0.0002)
+    process.send_signal(getattr(signal, signal_name))
+    code = process.wait()
+    sys.exit(128 - code if code < 0 else code)  # as a shell would say it
+
+
+if __name__ == "__main__":
+    jobs = {"big": big, "add-tensor": add_tensor, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
+    if len(sys.argv) < 2 or sys.argv[1] not in jobs:
+        sys.exit(__doc__)
+    jobs[sys.argv[1]](*sys.argv[2:])
