@@ -195,8 +195,10 @@ Status Checkpoint::ReadIndex(const std::string& name, const std::vector<std::str
 
   // The index and the headers must tell the same story.
   for (const auto& [tensor, target] : weight_map_) {
-    const bool found = std::ranges::any_of(std::ranges::equal_range(tensors_, tensor, {}, &TensorInfo::name),
-                                           [&](const TensorInfo& info) { return files_[info.file].name == target; });
+    bool found = false;
+    for (auto at = std::ranges::lower_bound(tensors_, tensor, {}, &TensorInfo::name); at != tensors_.end() && at->name == tensor; ++at) {
+      found = found || files_[at->file].name == target;
+    }
     if (!found) return within(Malformed("index-tensor", "tensor '{}' is said to lie in '{}', which does not hold it", Escape(tensor), Escape(target)));
   }
   uint64_t total = 0;
