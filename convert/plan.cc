@@ -1,5 +1,7 @@
 #include "convert/plan.h"
 
+#include <algorithm>
+
 #include "convert/passes/passes.h"
 
 namespace q2c {
@@ -31,8 +33,8 @@ std::map<std::string, size_t, std::less<>> Plan::ByName() const {
 Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOptions& options) {
   for (const auto& [type, why] : target.refuses_architectures) {
     if (type != model.architecture.model_type) continue;
-    const std::string tensor = model.linears.empty() ? "" : model.linears.begin()->first;
-    return Refused("target-architecture", "target '{}' cannot take model_type '{}' (linear '{}' and all others): {}", target.name, type, tensor, why);
+    const auto first = std::ranges::find_if(model.linears, [](const auto& entry) { return entry.second.quantised(); });
+    return Refused("target-architecture", "target '{}' cannot take model_type '{}' (linear '{}' and its like): {}", target.name, type, first->first, why);
   }
   Plan plan;
   plan.model = &model;

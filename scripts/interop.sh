@@ -31,6 +31,6 @@ IFS=, read -ra names <<<"$stacks"
 bash "$project/tests/interop/stacks.sh" "${names[@]}"
 
 if [[ ! -x $project/build/bin/qwen2-convert ]]; then
-  (cd "$project" && cmake --preset release && cmake --build --preset release) >&2
+  ("$project/scripts/packages.sh" && "$project/scripts/build.sh" release) >&2
 fi
 exec /usr/bin/python3 "$project/tests/interop/run.py" "$@"

@@ -32,7 +32,8 @@ OTHER_FORMATS = ("autogptq-0.5.1-int4-g128-bin", "gptqmodel-7.7-awq-g64")
 REFUSED = {
     "transformers-4.x": OTHER_FORMATS + ("autogptq-0.7.1-qwen1-int4-g64",
                                          "autogptq-0.7.1-int4-g32-asym-wrapped-zeros"),  # v1 cannot hold zero point 0
-    "optimum-1.19": OTHER_FORMATS + ("autogptq-0.7.1-qwen1-int4-g64", "autogptq-0.7.1-int4-g32-asym-wrapped-zeros"),
+    "optimum-1.19": OTHER_FORMATS + ("autogptq-0.7.1-qwen1-int4-g64", "autogptq-0.7.1-int4-g32-asym-wrapped-zeros",
+                                     "gptqmodel-7.7-qwen3-int4-g64"),  # its transformers have no Qwen3
     "transformers-5.x": OTHER_FORMATS + ("autogptq-0.7.1-qwen1-int4-g64",
                                          "autogptq-0.7.1-moe-int4-g64"),  # its loader fuses the experts
 }
