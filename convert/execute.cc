@@ -29,6 +29,7 @@ struct Piece {
 // Consecutive bytes of one shard: the head, or pieces of tensors.
 struct Chunk {
   size_t file = 0;
+  size_t sequence = 0;  // 0, 1, 2, … within the file
   uint64_t offset = 0;
   uint64_t bytes = 0;
   bool head = false;
@@ -51,132 +52,172 @@ class Buffer {
   std::unique_ptr<std::byte, Free> memory_;
 };
 
-// Cuts every shard into chunks. A tensor that is made, not copied, is one piece.
-std::vector<Chunk> CutIntoChunks(const Plan& plan) {
+// Cuts one shard into chunks. A tensor that is made, not copied, is one piece.
+std::vector<Chunk> CutIntoChunks(const Plan& plan, size_t f) {
+  const PlannedFile& file = plan.files[f];
   std::vector<Chunk> chunks;
-  for (size_t f = 0; f < plan.files.size(); ++f) {
-    const PlannedFile& file = plan.files[f];
-    chunks.push_back({f, 0, file.head.size(), true, {}});
-    Chunk chunk{f, file.head.size(), 0, false, {}};
-    const auto close = [&] {
-      const uint64_t next = chunk.offset + chunk.bytes;
-      if (chunk.bytes > 0) chunks.push_back(std::move(chunk));
-      chunk = Chunk{f, next, 0, false, {}};
-    };
-    for (const size_t t : file.tensors) {
-      const PlannedTensor& tensor = plan.tensors[t];
-      if (tensor.source == PlannedTensor::Source::kEncode) {
-        if (chunk.bytes + tensor.bytes > kChunkBytes) close();
-        chunk.pieces.push_back({t, 0, tensor.bytes});
-        chunk.bytes += tensor.bytes;
-        if (chunk.bytes >= kChunkBytes) close();
-        continue;
-      }
-      for (uint64_t from = 0; from < tensor.bytes;) {
-        const uint64_t bytes = std::min(tensor.bytes - from, kChunkBytes - chunk.bytes);
-        chunk.pieces.push_back({t, from, bytes});
-        chunk.bytes += bytes;
-        from += bytes;
-        if (chunk.bytes == kChunkBytes) close();
-      }
+  chunks.push_back({f, 0, 0, file.head.size(), true, {}});
+  Chunk chunk{f, 1, file.head.size(), 0, false, {}};
+  const auto close = [&] {
+    const Chunk next{f, chunk.sequence + 1, chunk.offset + chunk.bytes, 0, false, {}};
+    if (chunk.bytes == 0) return;
+    chunks.push_back(std::move(chunk));
+    chunk = next;
+  };
+  for (const size_t t : file.tensors) {
+    const PlannedTensor& tensor = plan.tensors[t];
+    if (tensor.source == PlannedTensor::Source::kEncode) {
+      if (chunk.bytes + tensor.bytes > kChunkBytes) close();
+      chunk.pieces.push_back({t, 0, tensor.bytes});
+      chunk.bytes += tensor.bytes;
+      if (chunk.bytes >= kChunkBytes) close();
+      continue;
     }
-    close();
+    for (uint64_t from = 0; from < tensor.bytes;) {
+      const uint64_t bytes = std::min(tensor.bytes - from, kChunkBytes - chunk.bytes);
+      chunk.pieces.push_back({t, from, bytes});
+      chunk.bytes += bytes;
+      from += bytes;
+      if (chunk.bytes == kChunkBytes) close();
+    }
   }
+  close();
   return chunks;
 }
 
-// Digests of one shard, taken in order of offset.
-class ShardDigest {
- public:
-  ShardDigest(const Plan& plan, const PlannedFile& file, std::vector<std::string>* tensor_digests)
-      : plan_(plan), file_(file), tensor_digests_(tensor_digests) {}
+// The order of work: as many shards at a time as there are workers, in turn, since the
+// SHA-256 of one file can be taken by one worker only.
+std::vector<Chunk> OrderOfWork(const Plan& plan, unsigned jobs) {
+  std::vector<Chunk> order;
+  std::vector<std::vector<Chunk>> active;
+  std::vector<size_t> at;
+  size_t next_file = 0;
+  while (next_file < plan.files.size() || !active.empty()) {
+    while (active.size() < jobs && next_file < plan.files.size()) {
+      active.push_back(CutIntoChunks(plan, next_file++));
+      at.push_back(0);
+    }
+    for (size_t i = 0; i < active.size();) {
+      order.push_back(std::move(active[i][at[i]]));
+      if (++at[i] < active[i].size()) {
+        ++i;
+        continue;
+      }
+      active.erase(active.begin() + static_cast<std::ptrdiff_t>(i));
+      at.erase(at.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+  return order;
+}
 
-  void Update(const Chunk& chunk, ByteView bytes) {
-    sha256_.Update(bytes);
-    xxh3_.Update(bytes);
+// One digest over a shard, taken in order of offset: a lane.
+class Lane {
+ public:
+  virtual ~Lane() = default;
+  virtual void Update(const Chunk& chunk, ByteView bytes) = 0;
+};
+
+class FileLane : public Lane {
+ public:
+  void Update(const Chunk& /*chunk*/, ByteView bytes) override { sha256_.Update(bytes); }
+  std::string Hex() { return sha256_.Hex(); }
+
+ private:
+  Sha256 sha256_;
+};
+
+class TensorLane : public Lane {
+ public:
+  TensorLane(const Plan& plan, std::vector<std::string>* digests) : plan_(plan), digests_(digests) {}
+  void Update(const Chunk& chunk, ByteView bytes) override {
     uint64_t at = 0;
     for (const Piece& piece : chunk.pieces) {
       const PlannedTensor& tensor = plan_.tensors[piece.tensor];
       const ByteView part = bytes.subspan(at, piece.bytes);
       at += piece.bytes;
       if (piece.bytes == tensor.bytes) {
-        (*tensor_digests_)[piece.tensor] = Xxh3::Of(part);
+        (*digests_)[piece.tensor] = Xxh3::Of(part);
         continue;
       }
       if (piece.from == 0) tensor_ = Xxh3();
       tensor_.Update(part);
-      if (piece.from + piece.bytes == tensor.bytes) (*tensor_digests_)[piece.tensor] = tensor_.Hex();
+      if (piece.from + piece.bytes == tensor.bytes) (*digests_)[piece.tensor] = tensor_.Hex();
     }
   }
-  ManifestFile Finish() { return {file_.name, file_.bytes, sha256_.Hex(), xxh3_.Hex()}; }
 
  private:
   const Plan& plan_;
-  const PlannedFile& file_;
-  std::vector<std::string>* tensor_digests_;
-  Sha256 sha256_;
-  Xxh3 xxh3_;
+  std::vector<std::string>* digests_;
   Xxh3 tensor_;
 };
 
 class Executor {
  public:
   Executor(const Plan& plan, const ExecuteOptions& options, const std::vector<OutputFile>& files, std::vector<std::string>* tensor_digests)
-      : plan_(plan), options_(options), files_(files), chunks_(CutIntoChunks(plan)), shards_(files.size()), buffers_left_(std::max(kBuffers, size_t{4} * options.jobs)) {
-    for (size_t f = 0; f < files.size(); ++f) shards_[f].digest = std::make_unique<ShardDigest>(plan, plan.files[f], tensor_digests);
-    for (size_t c = 0; c < chunks_.size(); ++c) {
-      if (chunks_[c].head) shards_[chunks_[c].file].next = c;
+      : plan_(plan), options_(options), files_(files), chunks_(OrderOfWork(plan, options.jobs)), buffers_left_(std::max(kBuffers, size_t{4} * options.jobs)) {
+    for (size_t f = 0; f < files.size(); ++f) {
+      auto sha256 = std::make_unique<FileLane>();
+      file_lanes_.push_back(sha256.get());
+      lanes_.push_back({std::move(sha256), 0, false, {}});
+      lanes_.push_back({std::make_unique<TensorLane>(plan, tensor_digests), 0, false, {}});
     }
   }
 
   Status Run() {
     {
-      std::vector<std::jthread> workers;
-      for (unsigned i = 1; i < options_.jobs; ++i) workers.emplace_back([this] { Work(); });
-      Work();
+      std::jthread flusher([this] { Flush(); });
+      {
+        std::vector<std::jthread> workers;
+        for (unsigned i = 1; i < options_.jobs; ++i) workers.emplace_back([this] { Work(); });
+        Work();
+      }
+      const std::lock_guard lock(mutex_);
+      done_ = true;
+      written_.notify_one();
     }
     if (error_.has_value()) return std::move(*error_);
     return {};
   }
-  ManifestFile Finish(size_t file) { return shards_[file].digest->Finish(); }
+  ManifestFile Finish(size_t file) { return {plan_.files[file].name, plan_.files[file].bytes, file_lanes_[file]->Hex(), ""}; }
 
  private:
-  struct Shard {
-    std::unique_ptr<ShardDigest> digest;
-    size_t next = 0;  // the chunk whose bytes the digest needs now
+  static constexpr size_t kLanes = 2;  // of a shard: SHA-256 of the file, XXH3 of its tensors
+  struct OrderedLane {
+    std::unique_ptr<Lane> lane;
+    size_t next = 0;  // sequence of the chunk that is needed now
     bool busy = false;
-    std::map<size_t, std::unique_ptr<Buffer>> waiting;  // written, not yet digested
+    std::map<size_t, std::pair<const Chunk*, std::shared_ptr<Buffer>>> waiting;  // written, not yet digested
   };
 
   void Work() {
     for (;;) {
       size_t index = 0;
-      std::unique_ptr<Buffer> buffer = Take(&index);
+      std::shared_ptr<Buffer> buffer = Take(&index);
       if (buffer == nullptr) return;
       Status status = CheckStop(options_.stop);
       if (status.ok()) status = Produce(chunks_[index], buffer->First(chunks_[index].bytes));
       if (!status.ok()) return Fail(std::move(status).TakeError());
-      Digest(index, std::move(buffer));
+      Digest(chunks_[index], std::move(buffer));
     }
   }
 
   // A buffer and the next chunk together, so that the first chunk in flight always has a
   // buffer and the digests can always go on. Null: no work is left, or somebody failed.
-  std::unique_ptr<Buffer> Take(size_t* index) {
+  std::shared_ptr<Buffer> Take(size_t* index) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return error_.has_value() || taken_ == chunks_.size() || !free_.empty() || buffers_left_ > 0; });
     if (error_.has_value() || taken_ == chunks_.size()) return nullptr;
     *index = taken_++;
-    std::unique_ptr<Buffer> buffer;
+    std::shared_ptr<Buffer> buffer;
     if (!free_.empty()) {
       buffer = std::move(free_.back());
       free_.pop_back();
     } else {
       --buffers_left_;
-      buffer = std::make_unique<Buffer>(kChunkBytes);
+      buffer = std::make_shared<Buffer>(kChunkBytes);
     }
     // A part that is made whole may need more for once.
-    if (chunks_[*index].bytes > kChunkBytes) buffer = std::make_unique<Buffer>(chunks_[*index].bytes);
+    if (chunks_[*index].bytes > kChunkBytes) buffer = std::make_shared<Buffer>(chunks_[*index].bytes);
     return buffer;
   }
 
@@ -225,28 +266,50 @@ class Executor {
     return {};
   }
 
-  // Hands the bytes to the shard's digest. Whoever brings the chunk that the digest waits for
+  // Hands the bytes to both lanes of the shard. Whoever brings the chunk that a lane waits for
   // works off all that follow without a gap.
-  void Digest(size_t index, std::unique_ptr<Buffer> buffer) {
+  void Digest(const Chunk& chunk, std::shared_ptr<Buffer> buffer) {
     std::unique_lock lock(mutex_);
-    Shard& shard = shards_[chunks_[index].file];
-    shard.waiting.emplace(index, std::move(buffer));
-    while (!shard.busy && !shard.waiting.empty() && shard.waiting.begin()->first == shard.next) {
-      auto entry = shard.waiting.extract(shard.waiting.begin());
-      const Chunk& chunk = chunks_[entry.key()];
-      shard.busy = true;
-      lock.unlock();
-      const ByteView bytes = chunk.head ? AsBytes(plan_.files[chunk.file].head) : ByteView(entry.mapped()->First(chunk.bytes));
-      shard.digest->Update(chunk, bytes);
-      lock.lock();
-      shard.busy = false;
-      ++shard.next;
-      if (entry.mapped()->capacity() == kChunkBytes) {
-        free_.push_back(std::move(entry.mapped()));
+    unflushed_.push_back(&chunk);
+    written_.notify_one();
+    for (size_t l = 0; l < kLanes; ++l) lanes_[chunk.file * kLanes + l].waiting.emplace(chunk.sequence, std::pair(&chunk, buffer));
+    buffer.reset();
+    for (size_t l = 0; l < kLanes; ++l) Drain(&lanes_[chunk.file * kLanes + l], &lock);
+  }
+
+  void Drain(OrderedLane* lane, std::unique_lock<std::mutex>* lock) {
+    while (!lane->busy && !lane->waiting.empty() && lane->waiting.begin()->first == lane->next) {
+      auto [chunk, buffer] = std::move(lane->waiting.begin()->second);
+      lane->waiting.erase(lane->waiting.begin());
+      lane->busy = true;
+      lock->unlock();
+      lane->lane->Update(*chunk, chunk->head ? AsBytes(plan_.files[chunk->file].head) : ByteView(buffer->First(chunk->bytes)));
+      lock->lock();
+      lane->busy = false;
+      ++lane->next;
+      // The last lane to finish returns the buffer. Only holders of the lock copy or drop it.
+      if (buffer.use_count() > 1) continue;
+      if (buffer->capacity() == kChunkBytes) {
+        free_.push_back(std::move(buffer));
       } else {
         ++buffers_left_;
       }
       changed_.notify_one();
+    }
+  }
+
+  // Pushes what was written towards the disk, so that the final sync finds little to do. On a
+  // thread of its own, because it waits where the device is slower than the workers.
+  void Flush() {
+    std::unique_lock lock(mutex_);
+    for (;;) {
+      written_.wait(lock, [this] { return done_ || !unflushed_.empty(); });
+      if (unflushed_.empty()) return;
+      const std::vector<const Chunk*> chunks = std::exchange(unflushed_, {});
+      lock.unlock();
+      for (const Chunk* chunk : chunks) files_[chunk->file].StartWriteback(chunk->offset, chunk->bytes);
+      lock.lock();
+      if (error_.has_value()) return;
     }
   }
 
@@ -262,11 +325,15 @@ class Executor {
   const std::vector<Chunk> chunks_;
 
   std::mutex mutex_;  // guards everything below
-  std::condition_variable changed_;
-  std::vector<Shard> shards_;
+  std::condition_variable changed_;  // a buffer came back, or somebody failed
+  std::condition_variable written_;  // there is something to flush, or nothing any more
+  std::vector<OrderedLane> lanes_;   // kLanes for each shard
+  std::vector<FileLane*> file_lanes_;  // those that take the SHA-256
+  std::vector<const Chunk*> unflushed_;
+  bool done_ = false;
   size_t taken_ = 0;
   size_t buffers_left_;
-  std::vector<std::unique_ptr<Buffer>> free_;
+  std::vector<std::shared_ptr<Buffer>> free_;
   std::optional<Error> error_;
 };
 

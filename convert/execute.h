@@ -21,9 +21,9 @@ struct ExecuteOptions {
 };
 
 struct Written {
-  std::vector<ManifestFile> files;         // shards, then side files
+  std::vector<ManifestFile> files;          // shards, then side files
   std::vector<std::string> tensor_digests;  // XXH3-128 by index into Plan::tensors
-  std::vector<OutputFile> unsynced;
+  std::vector<OutputFile> unsynced;          // everything written
 };
 
 // Writes shards and side files into the folder. Errors: by errno; kTryAgain if the input

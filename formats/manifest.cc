@@ -75,7 +75,8 @@ std::string WriteManifest(const Manifest& manifest) {
 
   std::vector<Json> files;
   for (const ManifestFile& file : manifest.files) {
-    files.push_back(Json::Object({{"name", Json::String(file.name)}, {"bytes", Json::Integer(file.bytes)}, {"sha256", Json::String(file.sha256)}, {"xxh3_128", Json::String(file.xxh3)}}));
+    files.push_back(Json::Object({{"name", Json::String(file.name)}, {"bytes", Json::Integer(file.bytes)}, {"sha256", Json::String(file.sha256)}}));
+    if (!file.xxh3.empty()) files.back().Set("xxh3_128", Json::String(file.xxh3));
   }
   std::vector<Json> linears;
   for (const ManifestLinear& linear : manifest.linears) {
@@ -124,7 +125,7 @@ Result<Manifest> ReadManifest(std::string_view text) {
   if (const Json* edits = json.Find("config_edits")) manifest.config_edits = *edits;
   for (const Json& item : head.List("files")) {
     Fields fields(item);
-    manifest.files.push_back({fields.Text("name"), fields.Number("bytes"), fields.Text("sha256"), fields.Text("xxh3_128")});
+    manifest.files.push_back({fields.Text("name"), fields.Number("bytes"), fields.Text("sha256"), item.Find("xxh3_128") == nullptr ? "" : fields.Text("xxh3_128")});
     QC_TRY(fields.Check());
   }
   for (const Json& item : head.List("linears")) {

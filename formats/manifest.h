@@ -36,7 +36,7 @@ struct ManifestFile {
   std::string name;
   uint64_t bytes = 0;
   std::string sha256;
-  std::string xxh3;
+  std::string xxh3;  // empty for a shard: its tensors have their own, and its head follows from them
 };
 
 // How one quantised linear was stored in the input and is stored in the output.

@@ -280,16 +280,18 @@ Status OutputFile::Preallocate(uint64_t bytes) const {
 
 Status OutputFile::WriteAt(uint64_t offset, ByteView bytes) const {
   QC_ASSIGN(const Fd fd, Open());
-  const auto start = static_cast<off_t>(offset);
-  const auto length = static_cast<off_t>(bytes.size());
   while (!bytes.empty()) {
     const ssize_t count = Retry([&] { return ::pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
     if (count < 0) return FromErrno(errno, "writing", dir_->PathOf(name_));
     offset += static_cast<uint64_t>(count);
     bytes = bytes.subspan(static_cast<size_t>(count));
   }
-  ::sync_file_range(fd.get(), start, length, SYNC_FILE_RANGE_WRITE);
   return {};
+}
+
+void OutputFile::StartWriteback(uint64_t offset, uint64_t bytes) const {
+  const Result<Fd> fd = Open();
+  if (fd.ok()) ::sync_file_range(fd.value().get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
 }
 
 Status OutputFile::SetExecutable() const {

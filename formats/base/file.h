@@ -126,8 +126,9 @@ class OutputFile {
 
   const std::string& name() const { return name_; }
   Status Preallocate(uint64_t bytes) const;  // real blocks, so that a full disk shows now
-  // Writes, and asks the kernel to begin flushing what was written, without waiting for it.
   Status WriteAt(uint64_t offset, ByteView bytes) const;
+  // Asks the kernel to begin flushing; waits only where the device's queue is full.
+  void StartWriteback(uint64_t offset, uint64_t bytes) const;
   Status SetExecutable() const;
   Status Sync() const;
 
