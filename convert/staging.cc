@@ -149,14 +149,24 @@ Status Staging::Publish() {
   } else if (!root_->Rename(kNew, *home_, name_, Dir::Move::kExchange).ok()) {
     // The file system cannot swap: two renames, which Recover undoes if we die between them.
     QC_TRY(home_->Rename(name_, *root_, kOld, Dir::Move::kNoReplace));
-    QC_TRY(root_->Rename(kNew, *home_, name_, Dir::Move::kNoReplace));
+    if (Status moved = root_->Rename(kNew, *home_, name_, Dir::Move::kNoReplace); !moved.ok()) {
+      QC_TRY(root_->Rename(kOld, *home_, name_, Dir::Move::kNoReplace));
+      return moved;
+    }
   }
   return home_->Sync();
 }
 
 void Staging::RemoveRoot() {
   // Nothing can be done about a failure here; the next run for this output tries again.
-  for (const std::string& name : {kNew, kOld, kLock}) (void)root_->RemoveTree(name);
+  (void)root_->RemoveTree(kNew);
+  // What --force was replacing may go only once its replacement is there; else the next run
+  // puts it back.
+  const Result<bool> replaced = home_->Has(name_);
+  if (in_place_ || (replaced.ok() && replaced.value())) (void)root_->RemoveTree(kOld);
+  const Result<bool> kept = root_->Has(kOld);
+  if (!kept.ok() || kept.value()) return;
+  (void)root_->RemoveTree(kLock);
   (void)home_->RemoveTree(root_name_);
 }
 

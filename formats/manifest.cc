@@ -141,7 +141,11 @@ Result<Manifest> ReadManifest(std::string_view text) {
     const std::optional<Dtype> dtype = DtypeNamed(fields.Text("dtype"));
     if (!dtype.has_value()) return Malformed("manifest", "tensor '{}' has an unknown dtype", Escape(tensor.name));
     tensor.dtype = *dtype;
-    for (const Json& dim : fields.List("shape")) tensor.shape.push_back(dim.AsU64().value_or(0));
+    for (const Json& dim : fields.List("shape")) {
+      const std::optional<uint64_t> size = dim.AsU64();
+      if (!size.has_value()) return Malformed("manifest", "tensor '{}': its shape holds {}", Escape(tensor.name), Escape(dim.Dump(-1), 40));
+      tensor.shape.push_back(*size);
+    }
     tensor.file = fields.Text("file");
     tensor.xxh3 = fields.Text("xxh3_128");
     for (const Json& source : fields.List("sources")) tensor.sources.push_back(source.text());

@@ -76,7 +76,7 @@ Result<bool> IsZero(const Checkpoint& checkpoint, const TensorInfo& tensor) {
 
 Status CompareTensor(const Checkpoint& source, const Checkpoint& output, const ManifestTensor& tensor) {
   const TensorInfo* written = output.Find(tensor.name);
-  if (written == nullptr) return Mismatch("exact-tensor", "tensor '{}' was not written", Escape(tensor.name));
+  if (written == nullptr) return Internal("tensor '{}' has vanished", Escape(tensor.name));  // CheckAccounts saw it
   if (tensor.sources.empty()) {
     QC_ASSIGN(const bool zero, IsZero(output, *written));
     if (!zero) return Mismatch("exact-tensor", "tensor '{}' has no source and is not zero", Escape(tensor.name));
@@ -116,6 +116,11 @@ Status CheckAccounts(const Checkpoint& source, const Checkpoint& output, const M
   for (const ManifestTensor& tensor : manifest.tensors) {
     written.insert(tensor.name);
     used.insert(tensor.sources.begin(), tensor.sources.end());
+    const TensorInfo* info = output.Find(tensor.name);
+    if (info == nullptr) return Mismatch("exact-tensor", "tensor '{}' was not written", Escape(tensor.name));
+    if (info->dtype != tensor.dtype || info->shape != tensor.shape) {
+      return Mismatch("exact-tensor", "tensor '{}' was written as {} {}, expected {} {}", Escape(tensor.name), NameOf(info->dtype), ShapeText(info->shape), NameOf(tensor.dtype), ShapeText(tensor.shape));
+    }
   }
   for (const ManifestDrop& drop : manifest.dropped) used.insert(drop.name);
   for (const TensorInfo& tensor : source.tensors()) {

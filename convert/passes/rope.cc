@@ -1,5 +1,7 @@
 #include "convert/passes/passes.h"
 
+#include <algorithm>
+
 #include "formats/base/text.h"
 
 namespace q2c {
@@ -20,6 +22,7 @@ std::vector<Json::Member> RopeFactors(const Json& rope) {
   for (const Json::Member& member : rope.members()) {
     if (member.first != "rope_theta" && member.first != "rope_type" && member.first != "type") factors.push_back(member);
   }
+  std::ranges::sort(factors, {}, &Json::Member::first);
   return factors;
 }
 

@@ -16,10 +16,12 @@ namespace {
 std::string NanMark(size_t number) { return fmt::format("\\u0001{}\\u0002", number); }
 std::string NanMarkDecoded(size_t number) { return fmt::format("\x01{}\x02", number); }
 
-// Puts quotes and a mark around NaN, Infinity and -Infinity outside strings.
+// Puts quotes and a mark around NaN, Infinity and -Infinity where a value stands.
 std::string QuoteNan(std::string_view text, std::string_view mark) {
+  constexpr std::string_view kSpace = " \t\n\r";
   std::string out;
   bool in_string = false;
+  char before = ':';  // the last character that is no white space; a document may be one value
   for (size_t i = 0; i < text.size(); ++i) {
     if (in_string && text[i] == '\\' && i + 1 < text.size()) {
       out += text[i++];
@@ -31,6 +33,9 @@ std::string QuoteNan(std::string_view text, std::string_view mark) {
     if (!in_string) {
       for (const std::string_view word : {"NaN", "Infinity", "-Infinity"}) {
         if (text.substr(i, word.size()) != word) continue;
+        const size_t after = text.find_first_not_of(kSpace, i + word.size());
+        const bool is_key = after != std::string_view::npos && text[after] == ':';
+        if (is_key || std::string_view(":[,").find(before) == std::string_view::npos) continue;
         out += fmt::format("\"{}{}\"", mark, word);
         i += word.size() - 1;
         replaced = true;
@@ -38,6 +43,7 @@ std::string QuoteNan(std::string_view text, std::string_view mark) {
       }
     }
     if (!replaced) out += text[i];
+    if (kSpace.find(text[i]) == std::string_view::npos) before = text[i];
   }
   return out;
 }

@@ -14,10 +14,10 @@ them; the table gives medians.
 
 Before each timed run the previous output is removed, sync is called and the input is read once: no
 job pays for another's dirty pages, and the input is in the cache (needs memory for twice the
-checkpoint). Then most of the free memory is touched (4 x the checkpoint at most), which may take
-longer than the run itself. It is for virtual machines that give free pages back to their host, where
-the next one to use them pays: identical copies of 5.6 GB took 2.5 to 7.4 s without it, and whichever
-came after an idle moment looked slowest; with it, 2.8 to 3.9 s. The first round is not counted.
+checkpoint). Then 90 % of the free memory is touched (32 GiB at most), which may take longer than the
+run itself. It is for virtual machines that give free pages back to their host, where the next one to
+use them pays: identical copies of 5.6 GB took 2.5 to 7.4 s without it, and whichever came after an
+idle moment looked slowest; with it, 2.8 to 3.9 s. The first round is not counted.
 
 After each conversion, untimed, the output's headers are read: it must hold exactly the input's
 tensors without the zero biases, so a tool that does nothing cannot win.
@@ -45,6 +45,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+CONTROL = "cp -r && sync, control"
 ZERO_BIASES = tuple(f".{name}_proj.bias" for name in ("o", "gate", "up", "down"))
 
 
@@ -81,19 +82,18 @@ def quiesce(src, out):
         with open(os.path.join(src, name), "rb", buffering=0) as f:
             while f.readinto(buffer):
                 pass
-    size = sum(os.path.getsize(os.path.join(src, name)) for name in os.listdir(src))
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    touch_memory(min(4 * size, free * 9 // 10))
+    touch_memory()
 
 
-def touch_memory(size):
+def touch_memory():
     # In a child: the peak RSS of this process would count as that of every later one.
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     code = "import mmap as m, sys; m.mmap(-1, int(sys.argv[1]), m.MAP_PRIVATE | m.MAP_ANONYMOUS | m.MAP_POPULATE)"
-    subprocess.run([sys.executable, "-c", code, str(size)], check=True)
+    subprocess.run([sys.executable, "-c", code, str(min(free * 9 // 10, 32 << 30))], check=True)
 
 
 def run(command):
-    """(seconds, CPU seconds, peak RSS in MiB)"""
+    """(seconds, user CPU seconds, system CPU seconds, peak RSS in MiB)"""
     start = time.monotonic()
     pid = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True).pid
     try:
@@ -104,7 +104,7 @@ def run(command):
     seconds = time.monotonic() - start
     if status:
         raise RuntimeError(f"exit code {os.waitstatus_to_exitcode(status)}: {' '.join(command)}")
-    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return seconds, usage.ru_utime, usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def convert_command(args, jobs, verify, src, out):
@@ -119,7 +119,7 @@ def make_jobs(args, src, out):
     for verify in args.verify:
         for n in args.jobs:
             jobs[f"convert --verify={verify}, jobs {n}"] = convert_command(args, n, verify, src, out)
-    jobs["cp -r && sync, control"] = copy
+    jobs[CONTROL] = copy
     probe = subprocess.run([args.python, "-c", "import safetensors.numpy"], capture_output=True)
     jobs["naive python && sync"] = None if probe.returncode else [
         "sh", "-c", '"$1" "$2" "$3" "$4" && sync', "sh", args.python, f"{HERE}/naive_strip.py", src, out]
@@ -135,7 +135,7 @@ def measure(args, work):
         for name, command in make_jobs(args, src, out).items():
             if name.startswith("convert"):
                 quiesce(src, out)
-                small_rss[name] = run(command)[2]
+                small_rss[name] = run(command)[3]
                 check_stripped(src, out)
         shutil.rmtree(src)
         shutil.rmtree(out, ignore_errors=True)
@@ -149,7 +149,8 @@ def measure(args, work):
             result = run(jobs[name])
             if i > 0:
                 results[name].append(result)
-            talk(f"round {i or '0 (not counted)'}: {name}: {result[0]:.2f} s, CPU {result[1]:.2f} s, load {os.getloadavg()[0]:.1f}")
+            talk(f"round {i or '0 (not counted)'}: {name}: {result[0]:.2f} s, "
+                 f"CPU {result[1]:.2f} + {result[2]:.2f} s, load {os.getloadavg()[0]:.1f}")
             if name.startswith(("convert", "naive")):
                 check_stripped(src, out)
     size = sum(os.path.getsize(os.path.join(src, f)) for f in os.listdir(src))
@@ -173,18 +174,21 @@ def report(args, jobs, results, small_rss):
     cp, cp_best = statistics.median(cp_seconds), min(cp_seconds)
     timed_row = f"convert --verify=hash, jobs {args.jobs[0]}"
     all_met = timed_row in results
-    print("| job | median s | min–max | CPU s | ratio to cp | of minima | RSS MiB | targets |\n|---|---|---|---|---|---|---|---|")
+    print("| job | median s | min–max | user + sys CPU s | ratio to cp | of minima | RSS MiB | targets |\n|---|---|---|---|---|---|---|---|")
     for name in jobs:
         if name not in results:
             print(f"| {name} | not run | | | | | | |")
             continue
-        seconds, cpu, rss = zip(*results[name])
+        seconds, user, system, rss = zip(*results[name])
         median, peak = statistics.median(seconds), max(rss)
         checks = verdict(name, median / cp, peak, small_rss, timed_row) if name.startswith("convert") else []
         all_met = all_met and all(met for _, met in checks)
         marks = "; ".join(f"{text} {'pass' if met else 'MISS'}" for text, met in checks)
-        print(f"| {name} | {median:.2f} | {min(seconds):.2f}–{max(seconds):.2f} | {statistics.median(cpu):.2f} "
+        print(f"| {name} | {median:.2f} | {min(seconds):.2f}–{max(seconds):.2f} | {statistics.median(user):.2f} + {statistics.median(system):.2f} "
               f"| {median / cp:.2f} | {min(seconds) / cp_best:.2f} | {peak:.0f} | {marks} |")
+    control = statistics.median(r[0] for r in results[CONTROL]) / cp
+    if not 0.9 < control < 1.1:
+        print(f"\nNoisy: the control, the same job as cp, came out at {control:.2f}. Repeat on an idle machine.")
     if timed_row not in results:
         print("\nThe time target was not measured: no row with --verify=hash.")
     return all_met

@@ -1,0 +1,199 @@
+// One sorted set of tensors out of a folder, or a finding that says what is wrong with it.
+#include "formats/checkpoint.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+
+#include "tests/unit/support/results.h"
+#include "tests/unit/support/stored.h"
+#include "tests/unit/support/temp_folder.h"
+
+namespace q2c {
+namespace {
+
+using test::Bytes;
+using test::ExpectError;
+using test::Must;
+
+class CheckpointTest : public testing::Test {
+ protected:
+  Result<Checkpoint> Open() const { return Checkpoint::Open(folder_.path(), Links::kRefuse); }
+  void Shard(const std::string& name, const std::vector<std::string>& tensors, std::byte fill = std::byte{7}) const {
+    std::vector<test::StoredTensor> stored;
+    for (const std::string& tensor : tensors) stored.push_back({tensor, "U8", {3}, Bytes(3, fill)});
+    test::WriteWhole(folder_ / name, test::Safetensors(stored));
+  }
+  void Index(const std::string& map, const std::string& metadata = R"({"total_size": 9})") const {
+    test::WriteWhole(folder_ / "model.safetensors.index.json", "{\"metadata\": " + metadata + ", \"weight_map\": " + map + "}");
+  }
+  void TwoShards() const {
+    Shard("s1.safetensors", {"c", "a"});
+    Shard("s2.safetensors", {"b"});
+  }
+  static bool HasNote(const Checkpoint& checkpoint, const std::string& id) { return std::ranges::find(checkpoint.notes(), id, &Note::id) != checkpoint.notes().end(); }
+  const test::TempFolder folder_;
+};
+
+constexpr const char* kMap = R"({"a": "s1.safetensors", "b": "s2.safetensors", "c": "s1.safetensors"})";
+
+TEST_F(CheckpointTest, ShardsAreOneSortedSet) {
+  TwoShards();
+  Index(kMap);
+  const Checkpoint checkpoint = Must(Open());
+  ASSERT_EQ(checkpoint.tensors().size(), 3U);
+  EXPECT_EQ(checkpoint.tensors()[0].name + checkpoint.tensors()[1].name + checkpoint.tensors()[2].name, "abc");
+  EXPECT_EQ(checkpoint.files()[checkpoint.Find("b")->file].name, "s2.safetensors");
+  EXPECT_EQ(checkpoint.Find("d"), nullptr);
+  EXPECT_EQ(checkpoint.Find(""), nullptr);
+  EXPECT_EQ(Must(checkpoint.ReadWhole(*checkpoint.Find("a"))), Bytes(3, std::byte{7}));
+  EXPECT_TRUE(checkpoint.notes().empty());
+  Must(checkpoint.CheckUnchanged());
+}
+
+TEST_F(CheckpointTest, IndexesThatLie) {
+  TwoShards();
+  const auto expect = [&](const std::string& map, Code code, const std::string& id, const std::vector<std::string>& mentions) {
+    Index(map);
+    ExpectError(Open(), code, id, mentions);
+  };
+  for (const char* path : {"../s1.safetensors", "/etc/passwd", "sub/s1.safetensors", "..", "", "a\\\\b", "C:x"}) {
+    expect(fmt::format(R"({{"a": "{}"}})", path), Code::kMalformed, "index-path", {"'a'"});
+  }
+  expect(R"({"a": "s1.safetensors", "b": "s2.safetensors"})", Code::kMalformed, "index-tensor", {"'c'"});
+  expect(R"({"a": "s1.safetensors", "b": "s1.safetensors", "c": "s1.safetensors"})", Code::kMalformed, "index-tensor", {"'b'"});
+  expect(R"({"a": "s1.safetensors", "b": "s2.safetensors", "c": "s1.safetensors", "d": "s1.safetensors"})", Code::kMalformed, "index-tensor", {"'d'"});
+  expect(R"({"a": "s1.safetensors", "b": "s3.safetensors", "c": "s1.safetensors"})", Code::kMalformed, "shard-missing", {"s3.safetensors"});
+  expect(R"({"a": "x.bin"})", Code::kRefused, "container-pickle", {"x.bin"});
+  expect(R"({"a": 1})", Code::kMalformed, "index-map", {"'a'"});
+  expect("[]", Code::kMalformed, "index-map", {});
+  expect(R"({"a": "s1.safetensors", "a": "s2.safetensors"})", Code::kMalformed, "json-duplicate-key", {});
+  Index(kMap, R"({"total_size": "9"})");
+  ExpectError(Open(), Code::kMalformed, "index-total");
+  Index(kMap, R"({"total_size": 10})");
+  EXPECT_TRUE(HasNote(Must(Open()), "index-total"));
+}
+
+TEST_F(CheckpointTest, FilesBesideTheIndex) {
+  TwoShards();
+  Index(kMap);
+  Shard("stale.safetensors", {"a"});
+  EXPECT_TRUE(HasNote(Must(Open()), "stale-shard"));
+  Shard("model.safetensors", {"a"});
+  ExpectError(Open(), Code::kMalformed, "index-and-single");
+  std::filesystem::remove(folder_ / "model.safetensors");
+  test::WriteWhole(folder_ / "other.safetensors.index.json", "{}");
+  ExpectError(Open(), Code::kMalformed, "index-several");
+}
+
+TEST_F(CheckpointTest, WithoutAnIndexTheNumbersSpeak) {
+  Shard("model-00001-of-00003.safetensors", {"a"});
+  Shard("model-00003-of-00003.safetensors", {"b"});
+  ExpectError(Open(), Code::kMalformed, "shard-missing", {"model-00002-of-00003.safetensors"});
+  Shard("model-00002-of-00003.safetensors", {"c"});
+  EXPECT_EQ(Must(Open()).tensors().size(), 3U);
+  Shard("model-00001-of-18446744073709551615.safetensors", {"d"});
+  ExpectError(Open(), Code::kMalformed, "shard-missing");
+}
+
+TEST_F(CheckpointTest, TensorInTwoFiles) {
+  Shard("a.safetensors", {"t", "u"});
+  Shard("b.safetensors", {"t"});
+  const Checkpoint checkpoint = Must(Open());
+  EXPECT_EQ(checkpoint.tensors().size(), 2U);
+  EXPECT_TRUE(HasNote(checkpoint, "tensor-twice"));
+  Shard("b.safetensors", {"t"}, std::byte{8});
+  ExpectError(Open(), Code::kMalformed, "tensor-twice", {"'t'", "a.safetensors", "b.safetensors"});
+}
+
+TEST_F(CheckpointTest, NoWeightsOrForeignOnes) {
+  ExpectError(Open(), Code::kMalformed, "no-weights");
+  test::WriteWhole(folder_ / "training_args.bin", "x");
+  ExpectError(Open(), Code::kMalformed, "no-weights");
+  test::WriteWhole(folder_ / "pytorch_model.bin", "x");
+  ExpectError(Open(), Code::kRefused, "container-pickle", {"pytorch_model.bin"});
+  ExpectError(Checkpoint::Open(folder_ / "absent", Links::kRefuse), Code::kUsage, "no-folder");
+}
+
+TEST_F(CheckpointTest, SideFilesAndWhatIsNotCarriedOver) {
+  Shard("model.safetensors", {"a"});
+  test::WriteWhole(folder_ / "tokenizer.json", "12345");
+  test::WriteWhole(folder_ / "run.sh", "x");
+  ASSERT_EQ(::chmod((folder_ / "run.sh").c_str(), 0755), 0);
+  for (const char* name : {"config.json", "quantize_config.json"}) test::WriteWhole(folder_ / name, "{}");
+  for (const char* name : {"SHA256SUMS", "qwen2-convert.manifest.json", "modeling.py", "old.gguf", "x.onnx", "sub/file"}) test::WriteWhole(folder_ / name, "x");
+  const Checkpoint checkpoint = Must(Open());
+  ASSERT_EQ(checkpoint.side_files().size(), 2U);
+  EXPECT_EQ(checkpoint.side_files()[0].name, "run.sh");
+  EXPECT_TRUE(checkpoint.side_files()[0].executable);
+  EXPECT_EQ(checkpoint.side_files()[1].name, "tokenizer.json");
+  EXPECT_EQ(checkpoint.side_files()[1].bytes, 5U);
+  EXPECT_FALSE(checkpoint.side_files()[1].executable);
+  EXPECT_TRUE(HasNote(checkpoint, "unmanaged"));
+}
+
+TEST_F(CheckpointTest, WhatCannotBeReadAsAFile) {
+  Shard("model.safetensors", {"a"});
+  std::filesystem::create_directory(folder_ / "config.json");
+  ExpectError(Open(), Code::kMalformed, "file-kind", {"config.json"});
+  std::filesystem::remove(folder_ / "config.json");
+  ASSERT_EQ(::mkfifo((folder_ / "tokenizer.json").c_str(), 0600), 0);
+  ExpectError(Open(), Code::kMalformed, "file-kind", {"tokenizer.json"});
+  std::filesystem::remove(folder_ / "tokenizer.json");
+  std::filesystem::create_symlink("/etc/passwd", folder_ / "tokenizer.json");
+  ExpectError(Open(), Code::kMalformed, "link-outside", {"tokenizer.json"});
+  std::filesystem::remove(folder_ / "tokenizer.json");
+  test::WriteWhole(folder_ / "bad\xff" "name", "x");
+  ExpectError(Open(), Code::kMalformed, "file-name");
+}
+
+TEST_F(CheckpointTest, ConfigsAreObjectsAndMayHoldNan) {
+  Shard("model.safetensors", {"a"});
+  test::WriteWhole(folder_ / "config.json", "[]");
+  ExpectError(Open(), Code::kMalformed, "config-type", {"config.json"});
+  test::WriteWhole(folder_ / "config.json", "{");
+  ExpectError(Open(), Code::kMalformed, "json", {"config.json"});
+  test::WriteWhole(folder_ / "config.json", "{\"x\": NaN}");
+  EXPECT_EQ(Must(Open()).config()->Dump(-1), "{\"x\": NaN}");
+}
+
+TEST_F(CheckpointTest, ChangedAndReplacedFilesAreNoticed) {
+  for (const int shards : {1, 20}) {  // few are held open, many are opened anew
+    for (int i = 0; i < shards; ++i) Shard(fmt::format("m{:02}.safetensors", i), {fmt::format("t{}", i)});
+    const Checkpoint checkpoint = Must(Open());
+    EXPECT_EQ(checkpoint.files()[0].open.has_value(), shards == 1);
+    Must(checkpoint.ReadWhole(*checkpoint.Find("t0")));
+    Must(checkpoint.CheckUnchanged());
+    std::filesystem::rename(folder_ / "m00.safetensors", folder_ / "away");
+    std::filesystem::copy_file(folder_ / "away", folder_ / "m00.safetensors");  // equal content, another file
+    ExpectError(checkpoint.CheckUnchanged(), Code::kTryAgain, "changed-during-read", {"m00.safetensors"});
+    if (shards == 20) ExpectError(checkpoint.ReadWhole(*checkpoint.Find("t0")), Code::kTryAgain, "changed-during-read");
+    std::filesystem::remove(folder_ / "away");
+  }
+}
+
+TEST_F(CheckpointTest, StreamingAndSameBytes) {
+  test::Bytes large = test::Random(4).Fill((2U << 20U) + 12345);
+  test::Bytes other = large;
+  other.back() ^= std::byte{1};
+  test::WriteWhole(folder_ / "model.safetensors", test::Safetensors({{"a", "U8", {large.size()}, large}, {"b", "U8", {large.size()}, large}, {"c", "U8", {large.size()}, other},
+                                                                       {"d", "I8", {large.size()}, large}, {"e", "U8", {1, large.size()}, large}, {"f", "U8", {0}, {}}}));
+  const Checkpoint checkpoint = Must(Open());
+  test::Bytes streamed;
+  Must(checkpoint.Stream(*checkpoint.Find("a"), [&](ByteView piece) -> Status {
+    EXPECT_LE(piece.size(), 1U << 20U);
+    streamed.insert(streamed.end(), piece.begin(), piece.end());
+    return {};
+  }));
+  EXPECT_TRUE(streamed == large);
+  const auto same = [&](const char* x, const char* y) { return Must(SameBytes(checkpoint, *checkpoint.Find(x), checkpoint, *checkpoint.Find(y))); };
+  EXPECT_TRUE(same("a", "b"));
+  EXPECT_TRUE(same("f", "f"));
+  EXPECT_FALSE(same("a", "c"));  // the last bit
+  EXPECT_FALSE(same("a", "d"));  // another type
+  EXPECT_FALSE(same("a", "e"));  // another shape
+}
+
+}  // namespace
+}  // namespace q2c

@@ -1,0 +1,77 @@
+#include "formats/manifest.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/unit/support/results.h"
+
+namespace q2c {
+namespace {
+
+using test::ExpectError;
+using test::Must;
+
+Manifest Sample() {
+  Manifest manifest;
+  manifest.tool_version = "1.2.3";
+  manifest.targets = {"transformers-4.x", "é\"\\"};
+  manifest.options = Json::Object({{"drop", Json::Array({Json::String("*.x")})}});
+  manifest.verify = "exact";
+  manifest.verify_read = "cache";
+  manifest.publish = "atomic-rename";
+  manifest.config_edits = Json::Array();
+  manifest.files = {{"model.safetensors", UINT64_MAX, "aa", "bb"}, {"empty", 0, "cc", "dd"}};
+  manifest.linears = {{"out.q", "in.q", "gptq-v2", "gptq-v1", 64, 32, 16, 4}};
+  manifest.tensors = {{"t", Dtype::kBF16, {3, 0, 7}, "model.safetensors", "ee", {"s1", "s2"}, "repack", "same-codes"}, {"scalar", Dtype::kF32, {}, "f", "ff", {}, "zero-fill", "same-values"}};
+  manifest.dropped = {{"a", "tied-head", "b"}, {"c", "user", ""}};
+  return manifest;
+}
+
+TEST(ManifestTest, ReadsBackAsItWas) {
+  const std::string text = WriteManifest(Sample());
+  EXPECT_EQ(WriteManifest(Must(ReadManifest(text))), text);
+  const Manifest back = Must(ReadManifest(text));
+  EXPECT_EQ(back.targets, Sample().targets);
+  EXPECT_EQ(back.files[0].bytes, UINT64_MAX);
+  EXPECT_EQ(back.files[1].xxh3, "dd");
+  EXPECT_EQ(back.linears[0].source_layout, "gptq-v2");
+  EXPECT_EQ(back.linears[0].layout, "gptq-v1");
+  EXPECT_EQ(back.linears[0].group_size, 16U);
+  EXPECT_EQ(back.tensors[0].dtype, Dtype::kBF16);
+  EXPECT_EQ(back.tensors[0].shape, (Shape{3, 0, 7}));
+  EXPECT_EQ(back.tensors[0].sources, (std::vector<std::string>{"s1", "s2"}));
+  EXPECT_TRUE(back.tensors[1].sources.empty());
+  EXPECT_EQ(back.dropped[0].same_as, "b");
+  EXPECT_EQ(back.publish, "atomic-rename");
+}
+
+TEST(ManifestTest, EmptyListsAreValidJson) {
+  Manifest manifest = Sample();
+  manifest.files.clear();
+  manifest.linears.clear();
+  manifest.tensors.clear();
+  manifest.dropped.clear();
+  Must(ParseJson(WriteManifest(manifest)));
+  Must(ReadManifest(WriteManifest(manifest)));
+}
+
+TEST(ManifestTest, OthersAreRefused) {
+  ExpectError(ReadManifest("{}"), Code::kMalformed, "manifest", {"format"});
+  ExpectError(ReadManifest("[]"), Code::kMalformed, "manifest");
+  ExpectError(ReadManifest("x"), Code::kMalformed, "json");
+  const std::string text = WriteManifest(Sample());
+  const auto replaced = [&](const std::string& from, const std::string& to) {
+    std::string changed = text;
+    changed.replace(changed.find(from), from.size(), to);
+    return ReadManifest(changed);
+  };
+  ExpectError(replaced("\"version\": \"1.0\"", "\"version\": \"2.0\""), Code::kRefused, "manifest-version", {"2.0"});
+  Must(replaced("\"version\": \"1.0\"", "\"version\": \"1.7\""));
+  ExpectError(replaced("\"format\": \"qwen2-convert-manifest\"", "\"format\": \"other\""), Code::kMalformed, "manifest");
+  ExpectError(replaced("\"BF16\"", "\"B17\""), Code::kMalformed, "manifest");
+  ExpectError(replaced("\"bytes\": 0", "\"bytes\": -1"), Code::kMalformed, "manifest", {"bytes"});
+  ExpectError(replaced("\"tensors\": [", "\"tensor\": ["), Code::kMalformed, "manifest", {"tensors"});
+  ExpectError(replaced("\"shape\": [3", "\"shape\": [-3"), Code::kMalformed, "manifest", {"shape"});
+}
+
+}  // namespace
+}  // namespace q2c
