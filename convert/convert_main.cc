@@ -48,7 +48,7 @@ q2c::Result<std::string> ListTargets(bool json) {
 q2c::Result<std::string> Convert(const CommandLine& line, const q2c::PlannedJob& job) {
   if (!line.quiet) {
     fmt::print(stderr, "{}", q2c::PlanText(job.plan, line.verbose));
-    std::fflush(stderr);
+    (void)std::fflush(stderr);
   }
   QC_ASSIGN(const q2c::JobReport report, q2c::RunJob(job, line.job));
   if (line.json) {

@@ -35,13 +35,13 @@ void Progress::Draw(uint64_t done) {
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   const double left = rate > 0 && total_ > done ? static_cast<double>(total_ - done) / rate : 0;
   fmt::print(stderr, "\r\033[K{} {} of {}, {}/s, {:.0f} s left", what_, HumanBytes(done), HumanBytes(total_), HumanBytes(static_cast<uint64_t>(rate)), left);
-  std::fflush(stderr);
+  (void)std::fflush(stderr);
 }
 
 void Progress::End() {
   if (terminal_ && !what_.empty()) {
     fmt::print(stderr, "\r\033[K");
-    std::fflush(stderr);
+    (void)std::fflush(stderr);
   }
   what_.clear();
 }
