@@ -91,11 +91,13 @@ def start(command, box, out, err):
             os.dup2(err.fileno(), 2)
             if box.max_open_files:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (box.max_open_files, box.max_open_files))
+            # Opened first: nobody may not look into the folder the program lies in (such as /root).
+            program = os.open(command[0], os.O_RDONLY | os.O_CLOEXEC)
             if box.as_nobody:
                 os.setgroups([])
                 os.setgid(65534)
                 os.setuid(65534)
-            os.execvp(command[0], [os.fspath(word) for word in command])
+            os.execve(program, [os.fspath(word) for word in command], os.environ)
         except OSError as error:
             os.write(2, f"cannot start: {error}".encode())
         finally:
