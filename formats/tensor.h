@@ -13,16 +13,20 @@
 
 namespace q2c {
 
-// Element types, in the order in which the reference safetensors writer sorts them.
+// Element types: those of safetensors in the order in which its reference writer sorts them,
+// then the block types of GGUF, in which a run of `block` elements along the innermost
+// dimension is stored together.
 enum class Dtype : uint8_t {
   kU64, kI64, kF64, kC64, kF32, kU32, kI32, kBF16, kF16, kU16, kI16,
   kF8E5M2Fnuz, kF8E4M3Fnuz, kF8E8M0, kF8E4M3, kF8E5M2, kI8, kU8, kF6E3M2, kF6E2M3, kF4, kBool,
+  kQ4_0, kQ4_1, kQ8_0,
 };
 
 struct DtypeInfo {
   Dtype dtype;
-  std::string_view name;  // as safetensors spells it
-  uint8_t bits;           // of one element
+  std::string_view name;  // as safetensors or GGUF spells it
+  uint16_t bits;          // of one block
+  uint16_t block = 1;     // elements stored together; 1 for everything that safetensors holds
 };
 
 inline constexpr std::array kDtypes = {
@@ -37,6 +41,8 @@ inline constexpr std::array kDtypes = {
     DtypeInfo{Dtype::kI8, "I8", 8},      DtypeInfo{Dtype::kU8, "U8", 8},
     DtypeInfo{Dtype::kF6E3M2, "F6_E3M2", 6}, DtypeInfo{Dtype::kF6E2M3, "F6_E2M3", 6},
     DtypeInfo{Dtype::kF4, "F4", 4},      DtypeInfo{Dtype::kBool, "BOOL", 8},
+    DtypeInfo{Dtype::kQ4_0, "Q4_0", 144, 32}, DtypeInfo{Dtype::kQ4_1, "Q4_1", 160, 32},
+    DtypeInfo{Dtype::kQ8_0, "Q8_0", 272, 32},
 };
 
 constexpr const DtypeInfo& InfoOf(Dtype dtype) { return kDtypes[static_cast<size_t>(dtype)]; }
@@ -53,10 +59,12 @@ constexpr bool IsFloat16Or32(Dtype dtype) {
 
 using Shape = std::vector<uint64_t>;  // outermost first, row-major
 
-// Bytes of a tensor; nothing if the product overflows or is no whole number of bytes.
+// Bytes of a tensor; nothing if the product overflows or is no whole number of bytes or blocks.
 inline std::optional<uint64_t> BytesOf(Dtype dtype, const Shape& shape) {
-  CheckedSize bits = InfoOf(dtype).bits;
-  for (const uint64_t dim : shape) bits *= dim;
+  const DtypeInfo& info = InfoOf(dtype);
+  CheckedSize bits = info.bits;
+  if (info.block > 1 && (shape.empty() || shape.back() % info.block != 0)) return std::nullopt;
+  for (size_t i = 0; i < shape.size(); ++i) bits *= i + 1 == shape.size() ? shape[i] / info.block : shape[i];
   // A zero dimension makes the tensor empty, whatever the others say.
   for (const uint64_t dim : shape) {
     if (dim == 0) return 0;

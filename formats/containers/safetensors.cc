@@ -76,7 +76,7 @@ Result<TensorInfo> ReadEntry(const std::string& name, const Json& value, uint64_
   tensor.name = name;
   if (!dtype->is_string()) return Malformed("safetensors-entry", "tensor '{}': dtype is {}, expected a string", Escape(name), dtype->KindName());
   const std::optional<Dtype> known = DtypeNamed(dtype->text());
-  if (!known.has_value()) {
+  if (!known.has_value() || InfoOf(*known).block > 1) {
     return Refused("dtype-unknown", "tensor '{}': dtype '{}' is not one of the format's; a newer version may know it", Escape(name), Escape(dtype->text()));
   }
   tensor.dtype = *known;

