@@ -199,8 +199,8 @@ void SortForSafetensors(std::vector<SafetensorsEntry>* entries) {
   });
 }
 
-std::string BuildSafetensorsHead(const std::vector<SafetensorsEntry>& entries) {
-  std::string json = R"({"__metadata__":{"format":"pt"})";
+std::string BuildSafetensorsHead(const std::vector<SafetensorsEntry>& entries, std::string_view format) {
+  std::string json = fmt::format(R"({{"__metadata__":{{"format":{}}})", Json::String(format).Dump(-1));
   uint64_t offset = 0;
   for (const SafetensorsEntry& entry : entries) {
     const uint64_t bytes = BytesOf(entry.dtype, entry.shape).value_or(0);

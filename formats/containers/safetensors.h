@@ -39,8 +39,8 @@ struct SafetensorsEntry {
 void SortForSafetensors(std::vector<SafetensorsEntry>* entries);
 
 // The front of a file that holds the entries in the given order: 8 bytes of length and
-// the header, padded with spaces to a multiple of 8. Metadata is {"format": "pt"}, which
-// transformers before 4.48 cannot do without.
-std::string BuildSafetensorsHead(const std::vector<SafetensorsEntry>& entries);
+// the header, padded with spaces to a multiple of 8. Metadata is {"format": FORMAT}: "pt",
+// which transformers before 4.48 cannot do without, or "mlx".
+std::string BuildSafetensorsHead(const std::vector<SafetensorsEntry>& entries, std::string_view format = "pt");
 
 }  // namespace q2c
