@@ -5,6 +5,7 @@
 
 #include "formats/base/text.h"
 #include "formats/embedded.h"
+#include "formats/layouts/layout.h"
 
 namespace q2c {
 namespace {
@@ -14,9 +15,12 @@ constexpr uint64_t kMaxSize = 1U << 20U;
 constexpr uint64_t kMaxLayers = 1000;
 constexpr uint64_t kMaxLinears = 1'000'000;
 
-// Last part of a tensor's name that makes it a part of a linear.
-constexpr std::array<std::string_view, 12> kParts = {"weight", "bias", "qweight", "qzeros", "scales", "g_idx", "weight_packed",
-                                                     "weight_scale", "weight_zero_point", "weight_shape", "weight_g_idx", "zeros"};
+// Does the last part of a tensor's name make it a part of a linear?
+bool IsPart(std::string_view suffix) {
+  constexpr std::array<std::string_view, 4> kOthers = {"weight", "bias", "weight_g_idx", "zeros"};
+  if (std::ranges::find(kOthers, suffix) != kOthers.end()) return true;
+  return std::ranges::any_of(Layouts(), [&](const Layout& layout) { return layout.Part(suffix) != nullptr; });
+}
 
 // The named sizes of one model, from its config.
 class Sizes {
@@ -105,26 +109,46 @@ Json Extend(const Json& base, const Json& derived) {
 }
 
 Result<Json> LoadDefinition(std::string_view model_type) {
-  for (const EmbeddedFile& file : EmbeddedFiles()) {
-    if (file.folder != "architectures" || file.name != model_type) continue;
-    QC_ASSIGN(const Json json, ParseJson(file.text));
-    const Json* base = json.Find("extends");
-    if (base == nullptr) return json;
-    QC_ASSIGN(const Json base_json, LoadDefinition(base->text()));
-    return Extend(base_json, json);
+  const std::optional<std::string_view> text = EmbeddedText("architectures", model_type);
+  if (!text.has_value()) return Refused("architecture", "architecture '{}' is not known; known are {}", Escape(model_type), Join(KnownArchitectures(), ", "));
+  QC_ASSIGN(const Json json, ParseJson(*text));
+  const Json* base = json.Find("extends");
+  if (base == nullptr) return json;
+  QC_ASSIGN(const Json base_json, LoadDefinition(base->text()));
+  return Extend(base_json, json);
+}
+
+// "blk.3.ffn_up_exps.7" -> "blk.{layer}.ffn_up_exps.{expert}" and the two numbers.
+struct Numbered {
+  std::string pattern;
+  std::array<std::string, 2> numbers;
+};
+Numbered NumbersOut(std::string_view name) {
+  constexpr std::array<std::string_view, 2> kPlaces = {"{layer}", "{expert}"};
+  Numbered out;
+  size_t found = 0;
+  for (size_t at = 0; at <= name.size();) {
+    const size_t dot = std::min(name.find('.', at), name.size());
+    const std::string_view piece = name.substr(at, dot - at);
+    const bool number = !piece.empty() && found < kPlaces.size() && std::ranges::all_of(piece, [](char c) { return c >= '0' && c <= '9'; });
+    if (at > 0) out.pattern += '.';
+    if (number) out.numbers[found] = piece;
+    out.pattern += number ? kPlaces[found++] : piece;
+    at = dot + 1;
   }
-  return Refused("architecture", "architecture '{}' is not known; known are {}", Escape(model_type), Join(KnownArchitectures(), ", "));
+  return out;
+}
+std::string NumbersIn(std::string pattern, const Numbered& from) {
+  constexpr std::array<std::string_view, 2> kPlaces = {"{layer}", "{expert}"};
+  for (size_t i = 0; i < kPlaces.size(); ++i) {
+    if (const size_t at = pattern.find(kPlaces[i]); at != std::string::npos) pattern.replace(at, kPlaces[i].size(), from.numbers[i]);
+  }
+  return pattern;
 }
 
 }  // namespace
 
-std::vector<std::string> KnownArchitectures() {
-  std::vector<std::string> names;
-  for (const EmbeddedFile& file : EmbeddedFiles()) {
-    if (file.folder == "architectures") names.emplace_back(file.name);
-  }
-  return names;
-}
+std::vector<std::string> KnownArchitectures() { return EmbeddedNames("architectures"); }
 
 Result<Architecture> FindArchitecture(const std::string& model_type) {
   QC_ASSIGN(Json definition, LoadDefinition(model_type));
@@ -198,12 +222,25 @@ std::pair<std::string, std::string> SplitPart(const std::string& tensor) {
   return {tensor.substr(0, dot), tensor.substr(dot + 1)};
 }
 
+std::optional<std::string> Architecture::GgufName(const std::string& canonical) const {
+  const auto [base, part] = SplitPart(canonical);
+  const Numbered numbered = NumbersOut(base);
+  const Json* name = definition.Find("gguf")->Find(numbered.pattern);
+  if (name == nullptr) return std::nullopt;
+  return NumbersIn(name->text(), numbered) + "." + part;
+}
+
 std::optional<std::string> Architecture::CanonicalName(const Skeleton& skeleton, const std::string& name) const {
   const auto known = [&](const std::string& candidate) {
     if (skeleton.tensors.contains(candidate)) return true;
     const auto [linear, part] = SplitPart(candidate);
-    return std::ranges::find(kParts, part) != kParts.end() && skeleton.linears.contains(linear);
+    return IsPart(part) && skeleton.linears.contains(linear);
   };
+  const auto [gguf, part] = SplitPart(name);
+  const Numbered numbered = NumbersOut(gguf);
+  for (const auto& [ours, theirs] : definition.Find("gguf")->members()) {
+    if (theirs.text() == numbered.pattern) return NumbersIn(ours, numbered) + "." + part;
+  }
   // Take wrappers off the front, one at a time; after each, try with and without "model.".
   std::string rest = name;
   for (;;) {

@@ -49,8 +49,11 @@ struct Architecture {
   Result<Skeleton> Expand(const Json& config, const std::string& class_name) const;
 
   // The name as this architecture writes it: wrappers such as "module." or a doubled
-  // "model." removed, a missing "model." added. Nothing if no way leads to a known name.
+  // "model." removed, a missing "model." added, names of GGUF translated. Nothing if no way leads to a known name.
   std::optional<std::string> CanonicalName(const Skeleton& skeleton, const std::string& name) const;
+  // The name of a canonical tensor in a GGUF file; slices of stacked experts as containers/gguf
+  // names them. Nothing if GGUF has no place for it.
+  std::optional<std::string> GgufName(const std::string& canonical) const;
   // A buffer that belongs in no checkpoint, such as rotary_emb.inv_freq.
   bool IsDerived(std::string_view name) const;
 };

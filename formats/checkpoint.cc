@@ -7,7 +7,9 @@
 #include <set>
 
 #include "formats/base/text.h"
+#include "formats/containers/gguf.h"
 #include "formats/containers/safetensors.h"
+#include "formats/gguf_metadata.h"
 
 namespace q2c {
 namespace {
@@ -22,7 +24,7 @@ constexpr size_t kMaxHeldOpen = 16;
 constexpr std::array<std::string_view, 14> kOtherWeights = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot",
                                                             ".safetensors", ".bin.index.json", ".safetensors.index.json", ".incomplete", ".npz"};
 constexpr std::array<std::string_view, 2> kPickles = {".bin", ".pt"};
-constexpr std::array<std::string_view, 4> kRewritten = {kConfigName, kQuantizeConfigName, "SHA256SUMS", "qwen2-convert.manifest.json"};
+constexpr std::array<std::string_view, 5> kRewritten = {kConfigName, kQuantizeConfigName, kQuantConfigName, "SHA256SUMS", "qwen2-convert.manifest.json"};
 // Files ending in .bin that are no weights.
 constexpr std::array<std::string_view, 3> kNoWeights = {"training_args.bin", "optimizer.bin", "scheduler.bin"};
 
@@ -42,8 +44,9 @@ struct ShardName {
   uint64_t count = 0;
 };
 std::optional<ShardName> ParseShardName(std::string_view name) {
-  if (!name.ends_with(".safetensors")) return std::nullopt;
-  name.remove_suffix(std::string_view(".safetensors").size());
+  const size_t extension = name.rfind('.');
+  if (extension == std::string_view::npos) return std::nullopt;
+  name = name.substr(0, extension);
   const size_t of = name.rfind("-of-");
   if (of == std::string_view::npos) return std::nullopt;
   const size_t dash = name.rfind('-', of - 1);
@@ -66,7 +69,7 @@ Status CheckNumbering(const std::vector<std::string>& names) {
   for (const auto& [key, numbers] : sets) {
     for (uint64_t i = 1; i <= key.second; ++i) {
       if (!numbers.contains(i)) {
-        return Malformed("shard-missing", "shard '{}-{:05}-of-{:05}.safetensors' is missing; complete the download", Escape(key.first), i, key.second);
+        return Malformed("shard-missing", "shard '{}-{:05}-of-{:05}' is missing; complete the download", Escape(key.first), i, key.second);
       }
       if (i > numbers.size() + 1) break;
     }
@@ -87,6 +90,7 @@ Status Checkpoint::ReadFolder() {
   const Dir& dir = location_.dir();
   QC_ASSIGN(const std::vector<DirEntry> entries, dir.List());
   std::vector<std::string> shards;
+  std::vector<std::string> ggufs;
   std::vector<std::string> pickles;
   std::vector<std::string> others;
   std::vector<std::string> indexes;
@@ -108,6 +112,8 @@ Status Checkpoint::ReadFolder() {
       indexes.push_back(name);
     } else if (name.ends_with(".safetensors") && !name.starts_with("autogptq_model_")) {
       shards.push_back(name);
+    } else if (name.ends_with(".gguf") && !name.starts_with("mmproj")) {
+      ggufs.push_back(name);
     } else if (EndsWithAny(name, kPickles) && !IsAny(name, kNoWeights)) {
       pickles.push_back(name);
       others.push_back(name);
@@ -124,6 +130,9 @@ Status Checkpoint::ReadFolder() {
   if (indexes.size() > 1) return Malformed("index-several", "several indexes: {}; expected one", QuoteSome(indexes));
   if (!indexes.empty()) {
     QC_TRY(ReadIndex(indexes[0], shards));
+  } else if (shards.empty() && !ggufs.empty()) {
+    QC_TRY(CheckNumbering(ggufs));
+    QC_TRY(ReadGguf(ggufs));
   } else if (shards.empty()) {
     if (!pickles.empty()) {
       return Refused("container-pickle", "the weights are in PyTorch pickles ({}), which this version does not read; save them as safetensors with a tool that you trust them to", QuoteSome(pickles));
@@ -136,6 +145,7 @@ Status Checkpoint::ReadFolder() {
     QC_TRY(CheckNumbering(shards));
     QC_TRY(ReadShards(shards));
   }
+  if (!shards.empty()) std::ranges::copy(ggufs, std::back_inserter(others));
   if (!others.empty()) notes_.push_back({"unmanaged", fmt::format("not carried over: {}", QuoteSome(others, 8))});
   return SettleDuplicates();
 }
@@ -153,7 +163,9 @@ Status Checkpoint::ReadConfigs() {
     return {};
   };
   QC_TRY(read(kConfigName, &config_));
-  return read(kQuantizeConfigName, &quantize_config_);
+  QC_TRY(read(kQuantizeConfigName, &quantize_config_));
+  // AutoAWQ's older name.
+  return quantize_config_.has_value() ? Status() : read(kQuantConfigName, &quantize_config_);
 }
 
 Status Checkpoint::ReadIndex(const std::string& name, const std::vector<std::string>& shards) {
@@ -234,8 +246,44 @@ Status Checkpoint::ReadShards(const std::vector<std::string>& shards) {
     const FileStamp stamp = file.stamp();
     std::optional<InputFile> open;
     if (shards.size() <= kMaxHeldOpen) open = std::move(file);
-    files_.push_back({name, stamp, std::move(open), std::move(header.metadata)});
+    files_.push_back({name, stamp, std::move(open)});
   }
+  std::ranges::stable_sort(tensors_, {}, &TensorInfo::name);
+  return {};
+}
+
+// One file, or all files of one series.
+Status Checkpoint::ReadGguf(const std::vector<std::string>& names) {
+  if (names.size() > 1) {
+    std::set<std::string> series;
+    for (const std::string& name : names) {
+      const std::optional<ShardName> shard = ParseShardName(name);
+      series.insert(shard.has_value() ? fmt::format("{}-of-{}", shard->stem, shard->count) : name);
+    }
+    if (series.size() > 1) return Malformed("gguf-several", "several models in one folder: {}; put the one to be read into a folder of its own", QuoteSome(names));
+  }
+  for (const std::string& name : names) {
+    QC_ASSIGN(InputFile file, location_.OpenMember(name));
+    QC_ASSIGN(GgufHeader header, ReadGgufHeader(file));
+    for (TensorInfo& tensor : header.tensors) {
+      tensor.file = files_.size();
+      tensors_.push_back(std::move(tensor));
+    }
+    const FileStamp stamp = file.stamp();
+    std::optional<InputFile> open;
+    if (names.size() <= kMaxHeldOpen) open = std::move(file);
+    files_.push_back({name, stamp, std::move(open)});
+    if (FindGguf(header.values, "general.architecture") == nullptr) continue;  // not the first of a series
+    // A config.json that lies beside the file is another tool's idea of it: the file itself is believed.
+    const bool head = std::ranges::any_of(tensors_, [](const TensorInfo& tensor) { return tensor.name == "output.weight"; });
+    Result<Json> config = ConfigFromGguf(header.values, head);
+    if (!config.ok()) return std::move(config).TakeError().Within(fmt::format("file '{}'", Escape(name)));
+    config_ = std::move(config).value();
+    Result<std::vector<std::pair<std::string, std::string>>> tokenizer = TokenizerFromGguf(header.values);
+    if (tokenizer.ok()) inner_files_ = std::move(tokenizer).value();
+    else notes_.push_back({"gguf-tokenizer", fmt::format("no tokenizer is written: {}", tokenizer.error().Text())});
+  }
+  if (!config_.has_value()) return Malformed("gguf-metadata", "no file of '{}' says what model it is (general.architecture)", Escape(path()));
   std::ranges::stable_sort(tensors_, {}, &TensorInfo::name);
   return {};
 }
@@ -300,7 +348,12 @@ Status Checkpoint::CheckUnchanged() const {
 }
 
 Result<bool> SameBytes(const Checkpoint& a, const TensorInfo& x, const Checkpoint& b, const TensorInfo& y) {
-  if (x.dtype != y.dtype || x.shape != y.shape) return false;
+  // GGUF writes [1, n] as [n].
+  const auto squeezed = [](Shape shape) {
+    std::erase(shape, 1U);
+    return shape;
+  };
+  if (x.dtype != y.dtype || squeezed(x.shape) != squeezed(y.shape)) return false;
   uint64_t offset = 0;
   bool same = true;
   std::vector<std::byte> other;

@@ -30,7 +30,6 @@ struct WeightFile {
   std::string name;
   FileStamp stamp;               // as it was when its header was read
   std::optional<InputFile> open;  // held only where the files are few
-  std::vector<std::pair<std::string, std::string>> metadata;
 };
 
 class Checkpoint {
@@ -48,6 +47,8 @@ class Checkpoint {
   const std::optional<Json>& config() const { return config_; }
   const std::optional<Json>& quantize_config() const { return quantize_config_; }
   const std::vector<SideFile>& side_files() const { return side_files_; }
+  // Files that other containers keep beside the weights and this one keeps inside: name, content.
+  const std::vector<std::pair<std::string, std::string>>& inner_files() const { return inner_files_; }
   const std::vector<Note>& notes() const { return notes_; }
 
   // Bytes [offset, offset + out.size()) of a tensor.
@@ -63,6 +64,7 @@ class Checkpoint {
   Status ReadFolder();
   Status ReadIndex(const std::string& name, const std::vector<std::string>& shards);
   Status ReadShards(const std::vector<std::string>& shards);
+  Status ReadGguf(const std::vector<std::string>& names);
   Status SettleDuplicates();
   Result<InputFile> Reopen(const WeightFile& file) const;
   Status ReadConfigs();
@@ -74,6 +76,7 @@ class Checkpoint {
   std::optional<Json> config_;
   std::optional<Json> quantize_config_;
   std::vector<SideFile> side_files_;
+  std::vector<std::pair<std::string, std::string>> inner_files_;
   std::vector<Note> notes_;
 };
 
@@ -82,6 +85,7 @@ Result<bool> SameBytes(const Checkpoint& a, const TensorInfo& x, const Checkpoin
 
 inline constexpr std::string_view kConfigName = "config.json";
 inline constexpr std::string_view kQuantizeConfigName = "quantize_config.json";
+inline constexpr std::string_view kQuantConfigName = "quant_config.json";
 inline constexpr std::string_view kIndexName = "model.safetensors.index.json";
 
 }  // namespace q2c

@@ -1,8 +1,11 @@
 // The data files that are compiled into the library (architectures and targets).
 #pragma once
 
+#include <optional>
 #include <span>
+#include <string>
 #include <string_view>
+#include <vector>
 
 namespace q2c {
 
@@ -12,5 +15,19 @@ struct EmbeddedFile {
   std::string_view text;
 };
 std::span<const EmbeddedFile> EmbeddedFiles();
+
+inline std::vector<std::string> EmbeddedNames(std::string_view folder) {
+  std::vector<std::string> names;
+  for (const EmbeddedFile& file : EmbeddedFiles()) {
+    if (file.folder == folder) names.emplace_back(file.name);
+  }
+  return names;
+}
+inline std::optional<std::string_view> EmbeddedText(std::string_view folder, std::string_view name) {
+  for (const EmbeddedFile& file : EmbeddedFiles()) {
+    if (file.folder == folder && file.name == name) return file.text;
+  }
+  return std::nullopt;
+}
 
 }  // namespace q2c

@@ -76,13 +76,15 @@ std::string WriteManifest(const Manifest& manifest) {
   std::vector<Json> files;
   for (const ManifestFile& file : manifest.files) {
     files.push_back(Json::Object({{"name", Json::String(file.name)}, {"bytes", Json::Integer(file.bytes)}, {"sha256", Json::String(file.sha256)}}));
-    if (!file.xxh3.empty()) files.back().Set("xxh3_128", Json::String(file.xxh3));
+    files.back().Set("xxh3_128", Json::String(file.xxh3));
+    if (file.head_bytes > 0) files.back().Set("head_bytes", Json::Integer(file.head_bytes));
   }
   std::vector<Json> linears;
   for (const ManifestLinear& linear : manifest.linears) {
     linears.push_back(Json::Object({{"name", Json::String(linear.name)}, {"source", Json::String(linear.source)}, {"source_layout", Json::String(linear.source_layout)},
                                     {"layout", Json::String(linear.layout)}, {"in_features", Json::Integer(linear.in_features)}, {"out_features", Json::Integer(linear.out_features)},
-                                    {"group_size", Json::Integer(linear.group_size)}, {"bits", Json::Integer(linear.bits)}}));
+                                    {"source_group_size", Json::Integer(linear.source_group_size)}, {"group_size", Json::Integer(linear.group_size)},
+                                    {"source_bits", Json::Integer(linear.source_bits)}, {"bits", Json::Integer(linear.bits)}, {"exactness", Json::String(linear.exactness)}}));
   }
   std::vector<Json> tensors;
   for (const ManifestTensor& tensor : manifest.tensors) {
@@ -125,13 +127,14 @@ Result<Manifest> ReadManifest(std::string_view text) {
   if (const Json* edits = json.Find("config_edits")) manifest.config_edits = *edits;
   for (const Json& item : head.List("files")) {
     Fields fields(item);
-    manifest.files.push_back({fields.Text("name"), fields.Number("bytes"), fields.Text("sha256"), item.Find("xxh3_128") == nullptr ? "" : fields.Text("xxh3_128")});
+    manifest.files.push_back({fields.Text("name"), fields.Number("bytes"), fields.Text("sha256"), fields.Text("xxh3_128"), item.Find("head_bytes") == nullptr ? 0 : fields.Number("head_bytes")});
     QC_TRY(fields.Check());
   }
   for (const Json& item : head.List("linears")) {
     Fields fields(item);
     manifest.linears.push_back({fields.Text("name"), fields.Text("source"), fields.Text("source_layout"), fields.Text("layout"), fields.Number("in_features"),
-                                fields.Number("out_features"), fields.Number("group_size"), fields.Number("bits")});
+                                fields.Number("out_features"), fields.Number("source_group_size"), fields.Number("group_size"), fields.Number("source_bits"), fields.Number("bits"),
+                                fields.Text("exactness")});
     QC_TRY(fields.Check());
   }
   for (const Json& item : head.List("tensors")) {

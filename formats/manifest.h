@@ -36,7 +36,8 @@ struct ManifestFile {
   std::string name;
   uint64_t bytes = 0;
   std::string sha256;
-  std::string xxh3;  // empty for a shard: its tensors have their own, and its head follows from them
+  std::string xxh3;         // of a shard: of its first head_bytes; its tensors have their own
+  uint64_t head_bytes = 0;  // 0 for a file that is no shard
 };
 
 // How one quantised linear was stored in the input and is stored in the output.
@@ -47,8 +48,11 @@ struct ManifestLinear {
   std::string layout;
   uint64_t in_features = 0;
   uint64_t out_features = 0;
-  uint64_t group_size = 0;
-  uint64_t bits = 0;
+  uint64_t source_group_size = 0;
+  uint64_t group_size = 0;  // in the output; divides the source's
+  uint64_t source_bits = 0;
+  uint64_t bits = 0;        // in the output; 0 where the weight is dense
+  std::string exactness;    // "same-codes", "same-values", "rounded"
 };
 
 struct Manifest {

@@ -53,7 +53,6 @@ struct Model {
 
   const TensorInfo& info(TensorIndex index) const { return checkpoint->tensors()[index]; }
   bool AnyQuantised() const;
-  uint64_t QuantisedCount() const;
 };
 
 // Errors: kMalformed for anything missing, superfluous in part, of a wrong shape or value;
@@ -61,8 +60,10 @@ struct Model {
 // whose convention cannot be decided ("zeros-undecided").
 Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& options);
 
-// A linear in the canonical form; only the parts that carry one of `components` are read.
+// A linear, or a tile of it, in the canonical form; only the parts that carry one of
+// `components` are read.
 Result<QuantLinear> DecodeLinear(const Model& model, const Linear& linear, uint8_t components);
+Result<QuantLinear> DecodeLinear(const Model& model, const Linear& linear, uint8_t components, const Tile& tile);
 
 // The largest absolute value of a float tensor and how many elements are not zero.
 struct Magnitude {

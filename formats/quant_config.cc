@@ -8,6 +8,30 @@
 namespace q2c {
 namespace {
 
+// compressed-tensors: one group of settings, or several for different linears.
+Status ReadConfigGroups(QuantConfig* config) {
+  if (config->checkpoint_format != "pack-quantized") {
+    return Refused("layout", "{}: format is '{}'; of compressed-tensors only 'pack-quantized' is read", config->where, Escape(config->checkpoint_format));
+  }
+  const Json* groups = config->json.Find("config_groups");
+  if (groups == nullptr || !groups->is_object() || groups->members().empty()) return Malformed("quant-config", "{}: config_groups is missing", config->where);
+  config->per_module = groups->members().size() > 1;
+  if (config->per_module) return {};
+  const Json& group = groups->members().front().second;
+  const Json* weights = group.is_object() ? group.Find("weights") : nullptr;
+  if (weights == nullptr || !weights->is_object()) return Malformed("quant-config", "{}: '{}' has no weights", config->where, Escape(groups->members().front().first));
+  const Json* type = weights->Find("type");
+  if (type != nullptr && type->is_string() && type->text() != "int") return Refused("layout", "{}: weights are of type '{}'; integers are read", config->where, Escape(type->text()));
+  const Json* bits = weights->Find("num_bits");
+  const Json* size = weights->Find("group_size");
+  const Json* symmetric = weights->Find("symmetric");
+  if (bits != nullptr && bits->AsU64().has_value()) config->bits = static_cast<uint32_t>(std::min<uint64_t>(*bits->AsU64(), 64));
+  if (size != nullptr && size->AsI64().has_value() && *size->AsI64() > 0) config->group_size = size->AsI64();
+  else config->group_size = -1;
+  if (symmetric != nullptr) config->sym = symmetric->AsBool();
+  return {};
+}
+
 // One file's claim.
 Result<QuantConfig> ReadOne(const Json& json, std::string where) {
   QuantConfig config;
@@ -28,7 +52,7 @@ Result<QuantConfig> ReadOne(const Json& json, std::string where) {
     const std::optional<int64_t> bits = value->AsI64();
     if (!bits.has_value() || *bits <= 0) return wrong(key, *value, "2, 3, 4 or 8");
     if (*bits != 2 && *bits != 3 && *bits != 4 && *bits != 8) {
-      return Refused("quant-bits", "{}: {} is {}; GPTQ of 2, 3, 4 and 8 bits is supported", config.where, key, *bits);
+      return Refused("quant-bits", "{}: {} is {}; 2, 3, 4 and 8 bits are supported", config.where, key, *bits);
     }
     config.bits = static_cast<uint32_t>(*bits);
   }
@@ -49,9 +73,10 @@ Result<QuantConfig> ReadOne(const Json& json, std::string where) {
   QC_TRY(flag("sym", &config.sym));
   QC_TRY(flag("desc_act", &config.desc_act));
   // transformers 5 lets checkpoint_format win, GPTQModel lets format win: they must agree.
-  for (const char* key : {"checkpoint_format", "format"}) {
+  // AutoAWQ says 'version', and used to write it in capitals.
+  for (const char* key : {"checkpoint_format", "format", "version"}) {
     const Json* value = json.Find(key);
-    if (value == nullptr || !value->is_string()) continue;
+    if (value == nullptr || !value->is_string() || (key == std::string_view("version") && config.quant_method == "gptq")) continue;
     std::string text = value->text();
     std::ranges::transform(text, text.begin(), [](unsigned char c) { return c < 0x80 ? std::tolower(c) : c; });
     if (!config.checkpoint_format.empty() && config.checkpoint_format != text) {
@@ -59,8 +84,30 @@ Result<QuantConfig> ReadOne(const Json& json, std::string where) {
     }
     config.checkpoint_format = text;
   }
-  const Json* dynamic = json.Find("dynamic");
-  config.per_module = dynamic != nullptr && dynamic->is_object() && !dynamic->members().empty();
+  // GPTQModel's and AutoRound's words for linears that differ.
+  for (const char* key : {"dynamic", "extra_config"}) {
+    const Json* overrides = json.Find(key);
+    config.per_module = config.per_module || (overrides != nullptr && overrides->is_object() && !overrides->members().empty());
+  }
+  if (config.quant_method == "compressed-tensors") QC_TRY(ReadConfigGroups(&config));
+  if (config.quant_method == "auto-round") {
+    const Json* packing = json.Find("packing_format");
+    const bool awq = packing != nullptr && packing->is_string() && packing->text().find("awq") != std::string::npos;
+    config.quant_method = awq ? "awq" : "gptq";
+    config.checkpoint_format.clear();
+  }
+  return config;
+}
+
+// MLX keeps its settings apart, with overrides by module name.
+Result<QuantConfig> ReadMlx(const Json& json) {
+  const Json* mode = json.Find("mode");
+  if (mode != nullptr && mode->is_string() && mode->text() != "affine") {
+    return Refused("layout", "config.json: quantization mode is '{}'; of MLX only 'affine' is read", Escape(mode->text()));
+  }
+  QC_ASSIGN(QuantConfig config, ReadOne(json, "config.json (quantization)"));
+  config.quant_method = "mlx";
+  config.per_module = std::ranges::any_of(json.members(), [](const auto& member) { return member.second.is_object(); });
   return config;
 }
 
@@ -79,7 +126,13 @@ Result<std::optional<QuantConfig>> ReadQuantConfig(const Checkpoint& checkpoint)
     const Json* text_config = checkpoint.config()->Find("text_config");
     const Json* nested = text_config == nullptr ? nullptr : text_config->Find("quantization_config");
     const Json* top = checkpoint.config()->Find("quantization_config");
-    const Json* block = top != nullptr ? top : nested;
+    const Json* older = checkpoint.config()->Find("compression_config");
+    const Json* block = top != nullptr ? top : nested != nullptr ? nested : older;
+    const Json* mlx = checkpoint.config()->Find("quantization");
+    if (mlx != nullptr && mlx->is_object() && (block == nullptr || block->is_null() || (block->is_object() && block->Find("quant_method") == nullptr))) {
+      QC_ASSIGN(QuantConfig claim, ReadMlx(*mlx));
+      return std::optional(std::move(claim));
+    }
     if (block != nullptr && !block->is_null()) {
       if (!block->is_object()) return Malformed("quant-config", "config.json: quantization_config is {}, expected an object", block->KindName());
       QC_ASSIGN(QuantConfig claim, ReadOne(*block, "config.json (quantization_config)"));

@@ -8,11 +8,13 @@
 //   zeros        [groups, out_features], the true zero point (never minus one), 0 … 2^bits − 1
 //   scales       [groups, out_features], the stored bit patterns, in `scale_dtype`
 //   group_index  [in_features]
+// A tile of a linear, cut out along inputs or outputs, is a smaller linear of the same form.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "formats/base/half.h"
 #include "formats/tensor.h"
 
 namespace q2c {
@@ -27,6 +29,8 @@ struct QuantShape {
   uint64_t MaxCode() const { return (uint64_t{1} << bits) - 1; }
   uint64_t MidCode() const { return uint64_t{1} << (bits - 1); }  // the zero point of a symmetric linear
   uint64_t WordsPerRow() const { return in_features * bits / 32; }
+  uint64_t Weights() const { return in_features * out_features; }
+  bool Ragged() const { return in_features % group_size != 0; }  // the last group is shorter
   friend bool operator==(const QuantShape&, const QuantShape&) = default;
 };
 
@@ -37,6 +41,24 @@ struct QuantLinear {
   Dtype scale_dtype = Dtype::kF16;
   std::vector<std::byte> scales;
   std::vector<int32_t> group_index;
+  // The source stores an offset instead of a zero point, and somewhere it is not what the
+  // zero point and the scale come to: the zero points are then only the nearest ones.
+  bool nearest_zeros = false;
+
+  float Scale(uint64_t group, uint64_t output) const { return ScaleAt(group * shape.out_features + output); }
+  float ScaleAt(uint64_t i) const {
+    if (scale_dtype == Dtype::kF32) return Load<float>(scales.data() + 4 * i);
+    const auto bits = Load<uint16_t>(scales.data() + 2 * i);
+    return scale_dtype == Dtype::kF16 ? HalfToFloat(bits) : BfloatToFloat(bits);
+  }
+};
+
+// A rectangle of a linear.
+struct Tile {
+  uint64_t first_input = 0;
+  uint64_t inputs = 0;
+  uint64_t first_output = 0;
+  uint64_t outputs = 0;
 };
 
 // Is every input in the group its position says?
@@ -46,5 +68,14 @@ inline bool IsTrivial(const std::vector<int32_t>& group_index, uint64_t group_si
   }
   return true;
 }
+
+// Splits every group into groups of `group_size`, which must divide the size there is: zeros
+// and scales are repeated, no value changes. For a linear whose groups follow each other.
+void SplitGroups(uint64_t group_size, QuantLinear* linear);
+
+// All codes of output n, one a byte. `codes` has in_features entries.
+void UnpackRow(const QuantLinear& linear, uint64_t output, uint8_t* codes);
+// The reverse: packs in_features codes into row n.
+void PackRow(const uint8_t* codes, uint64_t output, QuantLinear* linear);
 
 }  // namespace q2c

@@ -1,19 +1,60 @@
 // The one list of layouts.
-#include "formats/layouts/gptq.h"
-#include "formats/layouts/layout.h"
-
 #include <algorithm>
 #include <array>
 
-namespace q2c {
+#include "formats/layouts/awq.h"
+#include "formats/layouts/compressed_tensors.h"
+#include "formats/layouts/dense.h"
+#include "formats/layouts/gguf_blocks.h"
+#include "formats/layouts/gptq.h"
+#include "formats/layouts/layout.h"
+#include "formats/layouts/marlin.h"
+#include "formats/layouts/mlx.h"
 
+namespace q2c {
+namespace {
+
+constexpr std::array<uint32_t, 4> kGptqBits = {2, 3, 4, 8};
+constexpr std::array<uint32_t, 1> kThreeBits = {3};
+constexpr std::array<uint32_t, 1> kFourBits = {4};
+constexpr std::array<uint32_t, 3> kUpToFourBits = {2, 3, 4};
+constexpr std::array<uint64_t, 2> kMarlinGroups = {128, 0};  // 0: one group
+constexpr std::array<uint64_t, 3> kMlxGroups = {32, 64, 128};
+constexpr std::array<uint64_t, 1> kBlockGroups = {32};
+constexpr bool kRagged = true;
+constexpr bool kActOrder = true;
+constexpr bool kSameCodes = true;
+
+}  // namespace
+
+// Each linear takes the first layout that recognises its parts; GPTQ, which takes any part of its
+// own for a sign of itself, comes after those that share a suffix with it.
 std::span<const Layout> Layouts() {
   static const std::array kLayouts = {
-      // name, checkpoint_format, parts, refuses, detect
-      Layout{"gptq-v1", "gptq", kGptqV1Parts, GptqV1Refuses, DetectGptq},
-      Layout{"gptq-v2", "gptq_v2", kGptqV2Parts, GptqV2Refuses, DetectGptq},
+      // name, method and format in a config, parts, bits, group sizes, ragged, act-order, refuses, rounds, same codes, detect
+      Layout{"awq-gemm", "awq", "gemm", kAwqGemmParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemmRefuses, nullptr, kSameCodes, DetectAwqGemm},
+      Layout{"awq-gemv", "awq", "gemv", kAwqGemvParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvRefuses, nullptr, kSameCodes, DetectAwqGemv},
+      Layout{"awq-gemv-fast", "awq", "gemv_fast", kAwqGemvFastParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvFastRefuses, nullptr, kSameCodes, DetectAwqGemvFast},
+      Layout{"marlin", "marlin", "marlin", kMarlinParts, kFourBits, kMarlinGroups, !kRagged, !kActOrder, MarlinRefuses, MarlinRounds, kSameCodes, DetectMarlin},
+      Layout{"mlx", "mlx", "affine", kMlxParts, kGptqBits, kMlxGroups, !kRagged, !kActOrder, MlxRefuses, MlxRounds, kSameCodes, DetectMlx},
+      Layout{"gptq-v1", "gptq", "gptq", kGptqV1Parts, kGptqBits, {}, kRagged, kActOrder, GptqV1Refuses, nullptr, kSameCodes, DetectGptq},
+      Layout{"gptq-v2", "gptq", "gptq_v2", kGptqV2Parts, kGptqBits, {}, kRagged, kActOrder, GptqV2Refuses, nullptr, kSameCodes, DetectGptq},
+      Layout{"compressed-tensors", "compressed-tensors", "pack-quantized", kCompressedTensorsParts, kGptqBits, {}, !kRagged, !kActOrder, nullptr, nullptr, kSameCodes, DetectCompressedTensors},
+      Layout{"compressed-tensors-2025", "compressed-tensors", "pack-quantized", kCompressedTensors2025Parts, kThreeBits, {}, !kRagged, !kActOrder, nullptr, nullptr, kSameCodes, DetectCompressedTensors2025},
+      Layout{"gguf-q4_0", "gguf", "Q4_0", kQ40Parts, kUpToFourBits, kBlockGroups, kRagged, !kActOrder, Q40Refuses, Q40Rounds, !kSameCodes, DetectQ40},
+      Layout{"gguf-q4_1", "gguf", "Q4_1", kQ41Parts, kUpToFourBits, kBlockGroups, kRagged, !kActOrder, nullptr, Q41Rounds, kSameCodes, DetectQ41},
+      Layout{"gguf-q8_0", "gguf", "Q8_0", kQ80Parts, kGptqBits, kBlockGroups, kRagged, !kActOrder, Q80Refuses, Q40Rounds, !kSameCodes, DetectQ80},
+      Layout{"dense-fp16", "", "float16", kDenseF16Parts, kGptqBits, {}, kRagged, kActOrder, nullptr, DenseF16Rounds, !kSameCodes, DetectDense},
+      Layout{"dense-bf16", "", "bfloat16", kDenseBf16Parts, kGptqBits, {}, kRagged, kActOrder, nullptr, DenseBf16Rounds, !kSameCodes, DetectDense},
+      Layout{"dense-fp32", "", "float32", kDenseF32Parts, kGptqBits, {}, kRagged, kActOrder, nullptr, DenseF32Rounds, !kSameCodes, DetectDense},
   };
   return kLayouts;
+}
+
+std::vector<std::string> LayoutNames() {
+  std::vector<std::string> names;
+  for (const Layout& layout : Layouts()) names.emplace_back(layout.name);
+  return names;
 }
 
 const Layout* FindLayout(std::string_view name) {
@@ -28,10 +69,8 @@ std::optional<std::string> ForeignQuantisation(std::string_view quant_method, st
     std::string_view what;
   };
   static constexpr std::array kForeign = {
-      Foreign{"awq", "", "AWQ"},
-      Foreign{"compressed-tensors", "weight_packed", "compressed-tensors"},
+      Foreign{"marlin_24", "B_24", "Marlin 2:4 (sparse)"},
       Foreign{"bitsandbytes", "absmax", "bitsandbytes"},
-      Foreign{"marlin", "B", "serialised Marlin"},
       Foreign{"exl2", "q_weight", "EXL2"},
       Foreign{"exl3", "trellis", "EXL3"},
       Foreign{"hqq", "W_q", "HQQ"},
@@ -40,14 +79,23 @@ std::optional<std::string> ForeignQuantisation(std::string_view quant_method, st
       Foreign{"spqr", "dense_weights", "SpQR"},
       Foreign{"qqq", "s_channel", "QQQ"},
       Foreign{"fp8", "weight_scale_inv", "FP8"},
-      Foreign{"bitblas", "", "BitBLAS"},
+      Foreign{"fbgemm_fp8", "", "FP8 (fbgemm)"},
+      Foreign{"modelopt", "input_scale", "FP8 or FP4 (ModelOpt)"},
+      Foreign{"mxfp4", "weight_blocks", "MXFP4"},
+      Foreign{"nvfp4", "weight_scale_2", "NVFP4"},
+      Foreign{"bitblas", "qscales", "BitBLAS"},
+      Foreign{"torchao", "", "torchao"},
+      Foreign{"quanto", "", "quanto"},
+      Foreign{"eetq", "", "EETQ"},
+      Foreign{"higgs", "", "HIGGS"},
+      Foreign{"bitnet", "", "BitNet"},
   };
   for (const Foreign& row : kForeign) {
     const bool by_suffix = !row.suffix.empty() && std::ranges::any_of(parts, [&](const TensorInfo* part) {
       return part->name.ends_with(std::string(".").append(row.suffix));
     });
-    if (quant_method == row.quant_method || by_suffix) {
-      return fmt::format("the linears are stored as {}, which this version does not read; it reads GPTQ (v1 and v2)", row.what);
+    if ((!quant_method.empty() && quant_method == row.quant_method) || by_suffix) {
+      return fmt::format("the linears are stored as {}, which this version does not read; it reads GPTQ, AWQ, compressed-tensors, Marlin, MLX and GGUF", row.what);
     }
   }
   return std::nullopt;
