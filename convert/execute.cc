@@ -9,6 +9,7 @@
 #include <mutex>
 #include <thread>
 
+#include "convert/produce.h"
 #include "formats/base/hash.h"
 #include "formats/base/text.h"
 
@@ -19,11 +20,12 @@ constexpr uint64_t kChunkBytes = 4U << 20U;
 constexpr size_t kBuffers = 16;
 constexpr size_t kAlignment = 4096;
 
-// Consecutive bytes of one tensor.
+// Consecutive bytes of one tensor, or the padding behind it.
 struct Piece {
   size_t tensor = 0;
   uint64_t from = 0;
   uint64_t bytes = 0;
+  bool padding = false;
 };
 
 // Consecutive bytes of one shard: the head, or pieces of tensors.
@@ -52,7 +54,8 @@ class Buffer {
   std::unique_ptr<std::byte, Free> memory_;
 };
 
-// Cuts one shard into chunks. A tensor that is made, not copied, is one piece.
+// Cuts one shard into chunks. What is made anew is cut at whole rows, in tiles that the source
+// can be read in as well; what is cast, at whole blocks.
 std::vector<Chunk> CutIntoChunks(const Plan& plan, size_t f) {
   const PlannedFile& file = plan.files[f];
   std::vector<Chunk> chunks;
@@ -64,22 +67,26 @@ std::vector<Chunk> CutIntoChunks(const Plan& plan, size_t f) {
     chunks.push_back(std::move(chunk));
     chunk = next;
   };
+  const auto add = [&](const Piece& piece) {
+    chunk.pieces.push_back(piece);
+    chunk.bytes += piece.bytes;
+    if (chunk.bytes >= kChunkBytes) close();
+  };
   for (const size_t t : file.tensors) {
     const PlannedTensor& tensor = plan.tensors[t];
-    if (tensor.source == PlannedTensor::Source::kEncode) {
-      if (chunk.bytes + tensor.bytes > kChunkBytes) close();
-      chunk.pieces.push_back({t, 0, tensor.bytes});
-      chunk.bytes += tensor.bytes;
-      if (chunk.bytes >= kChunkBytes) close();
-      continue;
-    }
+    const uint64_t unit = UnitBytes(plan, tensor);
     for (uint64_t from = 0; from < tensor.bytes;) {
-      const uint64_t bytes = std::min(tensor.bytes - from, kChunkBytes - chunk.bytes);
-      chunk.pieces.push_back({t, from, bytes});
-      chunk.bytes += bytes;
+      uint64_t room = (kChunkBytes - chunk.bytes) / unit * unit;
+      if (room == 0 && chunk.bytes > 0) {
+        close();
+        continue;
+      }
+      if (room == 0) room = unit;  // larger than a chunk by itself
+      const uint64_t bytes = std::min(tensor.bytes - from, room);
+      add({t, from, bytes, false});
       from += bytes;
-      if (chunk.bytes == kChunkBytes) close();
     }
+    if (tensor.padding > 0) add({t, 0, tensor.padding, true});
   }
   close();
   return chunks;
@@ -135,6 +142,7 @@ class TensorLane : public Lane {
       const PlannedTensor& tensor = plan_.tensors[piece.tensor];
       const ByteView part = bytes.subspan(at, piece.bytes);
       at += piece.bytes;
+      if (piece.padding) continue;
       if (piece.bytes == tensor.bytes) {
         (*digests_)[piece.tensor] = Xxh3::Of(part);
         continue;
@@ -178,7 +186,10 @@ class Executor {
     if (error_.has_value()) return std::move(*error_);
     return {};
   }
-  ManifestFile Finish(size_t file) { return {plan_.files[file].name, plan_.files[file].bytes, file_lanes_[file]->Hex(), ""}; }
+  ManifestFile Finish(size_t file) { 
+    const PlannedFile& planned = plan_.files[file];
+    return {planned.name, planned.bytes, file_lanes_[file]->Hex(), Xxh3::Of(AsBytes(planned.head)), planned.head.size()};
+   }
 
  private:
   static constexpr size_t kLanes = 2;  // of a shard: SHA-256 of the file, XXH3 of its tensors
@@ -195,7 +206,7 @@ class Executor {
       std::shared_ptr<Buffer> buffer = Take(&index);
       if (buffer == nullptr) return;
       Status status = CheckStop(options_.stop);
-      if (status.ok()) status = Produce(chunks_[index], buffer->First(chunks_[index].bytes));
+      if (status.ok()) status = Write(chunks_[index], buffer->First(chunks_[index].bytes));
       if (!status.ok()) return Fail(std::move(status).TakeError());
       Digest(chunks_[index], std::move(buffer));
     }
@@ -221,7 +232,7 @@ class Executor {
     return buffer;
   }
 
-  Status Produce(const Chunk& chunk, MutableBytes out) {
+  Status Write(const Chunk& chunk, MutableBytes out) {
     if (chunk.head) {
       // A head may be longer than a buffer; it is written from the plan.
       return files_[chunk.file].WriteAt(0, AsBytes(plan_.files[chunk.file].head));
@@ -230,36 +241,31 @@ class Executor {
     for (size_t i = 0; i < chunk.pieces.size();) {
       const Piece& piece = chunk.pieces[i];
       const PlannedTensor& tensor = plan_.tensors[piece.tensor];
-      switch (tensor.source) {
-        case PlannedTensor::Source::kCopy: {
-          // Neighbours in the source that stay neighbours are read at once.
-          const TensorInfo& first = plan_.model->info(tensor.input);
-          uint64_t bytes = piece.bytes;
-          ++i;
-          for (; i < chunk.pieces.size(); ++i) {
-            const PlannedTensor& next = plan_.tensors[chunk.pieces[i].tensor];
-            if (next.source != PlannedTensor::Source::kCopy || chunk.pieces[i].from != 0) break;
-            const TensorInfo& info = plan_.model->info(next.input);
-            if (info.file != first.file || info.offset != first.offset + piece.from + bytes) break;
-            bytes += chunk.pieces[i].bytes;
-          }
-          QC_TRY(plan_.model->checkpoint->Read(first, piece.from, out.subspan(at, bytes)));
-          at += bytes;
-          break;
-        }
-        case PlannedTensor::Source::kZeros:
-          std::ranges::fill(out.subspan(at, piece.bytes), std::byte{0});
-          at += piece.bytes;
-          ++i;
-          break;
-        case PlannedTensor::Source::kEncode: {
-          QC_ASSIGN(const QuantLinear decoded, DecodeLinear(*plan_.model, *tensor.linear, tensor.part->components));
-          QC_TRY(tensor.part->encode(decoded, out.subspan(at, piece.bytes)));
-          at += piece.bytes;
-          ++i;
-          break;
-        }
+      if (piece.padding || tensor.source == PlannedTensor::Source::kZeros) {
+        std::ranges::fill(out.subspan(at, piece.bytes), std::byte{0});
+        at += piece.bytes;
+        ++i;
+        continue;
       }
+      if (tensor.source != PlannedTensor::Source::kCopy) {
+        QC_TRY(Produce(plan_, tensor, piece.from, out.subspan(at, piece.bytes)));
+        at += piece.bytes;
+        ++i;
+        continue;
+      }
+      // Neighbours in the source that stay neighbours are read at once.
+      const TensorInfo& first = plan_.model->info(tensor.input);
+      uint64_t bytes = piece.bytes;
+      for (++i; i < chunk.pieces.size(); ++i) {
+        const Piece& follower = chunk.pieces[i];
+        const PlannedTensor& next = plan_.tensors[follower.tensor];
+        if (follower.padding || next.source != PlannedTensor::Source::kCopy || follower.from != 0) break;
+        const TensorInfo& info = plan_.model->info(next.input);
+        if (info.file != first.file || info.offset != first.offset + piece.from + bytes) break;
+        bytes += follower.bytes;
+      }
+      QC_TRY(plan_.model->checkpoint->Read(first, piece.from, out.subspan(at, bytes)));
+      at += bytes;
     }
     QC_TRY(files_[chunk.file].WriteAt(chunk.offset, out));
     if (options_.progress != nullptr) options_.progress->Add(chunk.bytes);
@@ -353,7 +359,7 @@ Status CopySideFile(const Plan& plan, const SideFile& side, const Dir& out, cons
   }
   QC_TRY(in.CheckUnchanged());
   if (side.executable) QC_TRY(file.SetExecutable());
-  written->files.push_back({side.name, in.bytes(), sha256.Hex(), xxh3.Hex()});
+  written->files.push_back({side.name, in.bytes(), sha256.Hex(), xxh3.Hex(), 0});
   written->unsynced.push_back(std::move(file));
   return {};
 }
@@ -382,6 +388,7 @@ Result<Written> Execute(const Plan& plan, const Dir& out, const ExecuteOptions& 
     for (size_t f = 0; f < shards.size(); ++f) written.files.push_back(executor.Finish(f));
   }
   std::ranges::move(shards, std::back_inserter(written.unsynced));
+  if (!plan.side_files) return written;
   for (const SideFile& side : plan.model->checkpoint->side_files()) QC_TRY(CopySideFile(plan, side, out, options, &written));
   return written;
 }

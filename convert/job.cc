@@ -25,6 +25,8 @@ Manifest BeginManifest(const Plan& plan, const JobOptions& options, bool in_plac
   manifest.options = Json::Object({{"drop", std::move(drop)}});
   if (options.shard_bytes.has_value()) manifest.options.Set("shard_size", Json::Integer(*options.shard_bytes));
   if (options.zeros.has_value()) manifest.options.Set("zeros", Json::String(*options.zeros == ZeroConvention::kV1 ? "v1" : "v2"));
+  if (options.layout.has_value()) manifest.options.Set("layout", Json::String(*options.layout));
+  if (options.allow_rounding) manifest.options.Set("allow_rounding", Json::Bool(true));
   manifest.verify = NameOf(options.verify);
   manifest.verify_read = options.verify == VerifyLevel::kNone ? "none" : options.verify_read == ReadFrom::kDevice ? "device" : "cache";
   manifest.publish = in_place ? "in-place" : "atomic-rename";
@@ -32,21 +34,35 @@ Manifest BeginManifest(const Plan& plan, const JobOptions& options, bool in_plac
   return manifest;
 }
 
+// Every tensor of the input that the tensor is made from.
+std::vector<std::string> SourcesOf(const Model& model, const PlannedTensor& tensor) {
+  if (!tensor.HasSource()) return {};
+  if (tensor.source != PlannedTensor::Source::kEncode) return {model.info(tensor.input).name};
+  std::vector<std::string> names;
+  const Linear& linear = *tensor.linear->linear;
+  for (const PartCodec& part : linear.layout->parts) {
+    const bool carries = (part.components & tensor.part->components & ~kFromScales) != 0;
+    if (carries && linear.Part(part.suffix).has_value()) names.push_back(model.info(*linear.Part(part.suffix)).name);
+  }
+  return names;
+}
+
 void DescribeTensors(const Plan& plan, const Written& written, Manifest* manifest) {
   const Model& model = *plan.model;
-  for (const auto& [name, linear] : model.linears) {
-    if (!linear.quantised()) continue;
-    const QuantShape& shape = linear.traits.shape;
-    const std::string source = SplitPart(model.info(linear.parts.at(std::string(linear.layout->parts.front().suffix))).name).first;
-    manifest->linears.push_back({name, source, std::string(linear.layout->name), std::string(plan.layout->name), shape.in_features, shape.out_features, shape.group_size, shape.bits});
+  for (const auto& [name, linear] : plan.linears) {
+    const QuantShape& from = linear.linear->traits.shape;
+    const TensorInfo& first = model.info(linear.linear->parts.at(std::string(linear.linear->layout->parts.front().suffix)));
+    // How many bits a code has in the output: those of blocks are fixed, dense weights have none.
+    const uint64_t bits = linear.layout->method.empty() ? 0 : linear.layout->same_codes ? linear.shape.bits : linear.layout->bits.back();
+    manifest->linears.push_back({linear.name, SplitPart(first.name).first, std::string(linear.linear->layout->name), std::string(linear.layout->name), from.in_features, from.out_features,
+                                 from.group_size, linear.shape.group_size, from.bits, bits, std::string(NameOf(linear.exactness))});
   }
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     const PlannedTensor& tensor = plan.tensors[i];
-    std::vector<std::string> sources;
-    if (tensor.source == PlannedTensor::Source::kCopy || tensor.action == "repack") sources.push_back(model.info(tensor.input).name);
-    manifest->tensors.push_back({tensor.name, tensor.dtype, tensor.shape, plan.files[tensor.file].name, written.tensor_digests[i], std::move(sources), tensor.action, std::string(NameOf(tensor.exactness))});
+    manifest->tensors.push_back({tensor.name, tensor.dtype, tensor.shape, plan.files[tensor.file].name, written.tensor_digests[i], SourcesOf(model, tensor), tensor.action, std::string(NameOf(tensor.exactness))});
   }
   for (const DroppedTensor& drop : plan.dropped) {
+    if (drop.action == "implied") continue;  // part of a linear, which is compared as a whole
     manifest->dropped.push_back({model.info(drop.input).name, drop.action, drop.same_as.has_value() ? model.info(*drop.same_as).name : ""});
   }
   std::ranges::sort(manifest->dropped, {}, &ManifestDrop::name);
@@ -67,7 +83,7 @@ Status WriteText(const Dir& dir, const std::string& name, const std::string& con
   QC_ASSIGN(OutputFile file, OutputFile::Create(dir, name));
   QC_TRY(file.WriteAt(0, AsBytes(content)));
   written->unsynced.push_back(std::move(file));
-  written->files.push_back({name, content.size(), Sha256::Of(AsBytes(content)), Xxh3::Of(AsBytes(content))});
+  written->files.push_back({name, content.size(), Sha256::Of(AsBytes(content)), Xxh3::Of(AsBytes(content)), 0});
   return {};
 }
 
@@ -112,13 +128,16 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
     QC_ASSIGN(Target target, FindTarget(name));
     targets.push_back(std::move(target));
   }
-  QC_ASSIGN(const Target target, CombineTargets(targets));
+  QC_ASSIGN(Target target, CombineTargets(targets));
+  if (options.layout.has_value()) {
+    QC_ASSIGN(target, WithLayout(std::move(target), *options.layout));
+  }
   PlannedJob job;
   QC_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(options.in, options.links));
   job.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
   QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros}));
   job.model = std::make_unique<Model>(std::move(model));
-  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes}));
+  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding}));
   return job;
 }
 

@@ -24,6 +24,8 @@ struct JobOptions {
   std::vector<std::string> drop;
   std::optional<ZeroConvention> zeros;
   std::optional<uint64_t> shard_bytes;
+  std::optional<std::string> layout;
+  bool allow_rounding = false;
   Links links = Links::kRefuse;
   Overwrite overwrite = Overwrite::kRefuse;
   VerifyLevel verify = VerifyLevel::kExact;

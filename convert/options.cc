@@ -25,6 +25,8 @@ po::options_description VisibleOptions() {
       ("json", "print one JSON document on standard output")
       ("verify", text("LEVEL"), "exact: decode what was written and compare every weight with the input (default); hash: read every byte back; none")
       ("verify-read", text("FROM"), "cache: read back what programs would see (default); device: drop the cache first")
+      ("layout", text("NAME"), "layout of the quantised linears, where the target takes several")
+      ("allow-rounding", "accept values that change by rounding; the report says by how much")
       ("shard-size", text("SIZE"), "largest shard, such as 5GB (default: the shards of the input)")
       ("drop", list("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
       ("zeros", text("v1|v2"), "how the input stores zero points, where the data does not show it")
@@ -88,6 +90,8 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
     if (!jobs.has_value() || *jobs == 0 || *jobs > kMaxJobs) return Usage("usage", "--jobs={}: expected a number from 1 to {}", Escape(text("jobs")), kMaxJobs);
     job.jobs = static_cast<unsigned>(*jobs);
   }
+  if (given.count("layout") != 0) job.layout = text("layout");
+  job.allow_rounding = given.count("allow-rounding") != 0;
   if (given.count("force") != 0) job.overwrite = Overwrite::kReplace;
   if (given.count("follow-links") != 0) job.links = Links::kFollow;
   line->json = given.count("json") != 0;

@@ -1,6 +1,7 @@
 #include "convert/plan.h"
 
 #include <algorithm>
+#include <set>
 
 #include "convert/passes/passes.h"
 
@@ -20,9 +21,24 @@ uint64_t Plan::OutputBytes() const {
   uint64_t bytes = 0;
   for (const PlannedFile& file : files) bytes += file.bytes;
   for (const TextFile& text : texts) bytes += text.content.size();
+  if (!side_files) return bytes;
   for (const SideFile& side : model->checkpoint->side_files()) bytes += side.bytes;
   return bytes;
 }
+
+std::vector<std::string> Plan::LayoutNames() const {
+  std::set<std::string> names;
+  for (const auto& [name, linear] : linears) names.emplace(linear.layout->name);
+  return {names.begin(), names.end()};
+}
+
+Exactness Plan::Worst() const {
+  Exactness worst = Exactness::kSameBytes;
+  for (const PlannedTensor& tensor : tensors) worst = std::max(worst, tensor.exactness);
+  return worst;
+}
+
+std::string_view Plan::Method() const { return linears.empty() ? "" : linears.begin()->second.layout->method; }
 
 std::map<std::string, size_t, std::less<>> Plan::ByName() const {
   std::map<std::string, size_t, std::less<>> names;
@@ -42,8 +58,9 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
   plan.options = options;
   plan.tied = model.tied;
   plan.notes = model.checkpoint->notes();
+  if (!target.warning.empty()) plan.notes.push_back({"target", target.warning});
   plan.config = *model.checkpoint->config();
-  for (const auto pass : {PassNames, PassBiases, PassHeads, PassZeros, PassRepack, PassConfig, PassQuantConfig, PassFiles}) {
+  for (const auto pass : {PassNames, PassBiases, PassHeads, PassLayouts, PassRepack, PassFloats, PassConfig, PassQuantConfig, PassContainer, PassFiles}) {
     QC_TRY(pass(&plan));
   }
   return plan;

@@ -22,11 +22,22 @@ enum class Exactness {
 };
 std::string_view NameOf(Exactness exactness);
 
+// A quantised linear in the output.
+struct PlannedLinear {
+  const Linear* linear = nullptr;  // in the input
+  std::string name;                // in the output
+  const Layout* layout = nullptr;
+  QuantShape shape;                // group_size and groups are those of the output
+  Exactness exactness = Exactness::kSameCodes;
+  std::string rounds;              // why a value changes, with kRounded
+};
+
 struct PlannedTensor {
   enum class Source {
     kCopy,    // the bytes of input tensor `input`
     kZeros,   // zero bytes
     kEncode,  // part `part` of linear `linear`, decoded and encoded anew
+    kCast,    // the elements of input tensor `input` in another dtype
   };
 
   std::string name;
@@ -35,20 +46,23 @@ struct PlannedTensor {
   uint64_t bytes = 0;
   Source source = Source::kCopy;
   TensorIndex input = 0;             // kCopy; for the others a tensor of the same linear
-  const Linear* linear = nullptr;    // kEncode
-  const PartCodec* part = nullptr;   // kEncode
+  const PlannedLinear* linear = nullptr;  // kEncode
+  const PartCodec* part = nullptr;        // kEncode
   std::string action = "copy";
   std::string reason;
   Exactness exactness = Exactness::kSameBytes;
   // Filled by the files pass.
   size_t file = 0;
   uint64_t offset = 0;  // of the first byte, from the start of the file
+  uint64_t padding = 0;  // zero bytes that follow it
+
+  bool HasSource() const { return source != Source::kZeros && action != "make"; }
 };
 
 struct DroppedTensor {
   TensorIndex input = 0;
   std::string name;     // canonical, or the input's where there is none
-  std::string action;   // "zero-bias", "tied-head", "derived-buffer", "user"
+  std::string action;   // "zero-bias", "tied-head", "derived-buffer", "user", "implied" (by the new layout)
   std::string reason;
   std::optional<TensorIndex> same_as;  // "tied-head": the tensor it repeats
 };
@@ -57,7 +71,7 @@ struct DroppedTensor {
 struct PlannedFile {
   std::string name;
   std::string head;
-  std::vector<size_t> tensors;  // indexes into Plan::tensors
+  std::vector<size_t> tensors;  // indexes into Plan::tensors, in the order of their offsets
   uint64_t bytes = 0;
 };
 
@@ -77,24 +91,29 @@ struct ConfigEdit {
 
 struct PlanOptions {
   std::optional<uint64_t> shard_bytes;  // nothing: the source's shards
+  bool allow_rounding = false;
 };
 
 struct Plan {
   const Model* model = nullptr;
   Target target;
   PlanOptions options;
-  const Layout* layout = nullptr;  // of the quantised linears in the output
+  std::map<std::string, PlannedLinear> linears;  // by canonical name; the quantised ones
   std::vector<PlannedTensor> tensors;
   std::vector<DroppedTensor> dropped;
   Json config;                     // the new config.json
-  Json quant_block;                // the new quantization_config, and quantize_config.json
+  std::optional<Json> quantize_config;  // the new quantize_config.json, where the target wants one
   bool tied = false;               // in the output
+  bool side_files = true;          // tokenizer and the like go along
   std::vector<ConfigEdit> edits;
   std::vector<PlannedFile> files;
   std::vector<TextFile> texts;     // index and configs
   std::vector<Note> notes;
 
   uint64_t OutputBytes() const;    // all files, without manifest and sums
+  std::vector<std::string> LayoutNames() const;  // of the linears in the output
+  Exactness Worst() const;  // of all tensors
+  std::string_view Method() const;  // of those layouts, "gptq"; they share one
   // Index into `tensors` by name.
   std::map<std::string, size_t, std::less<>> ByName() const;
 };

@@ -8,7 +8,7 @@ namespace q2c {
 namespace {
 
 std::string SourceName(const Plan& plan, const PlannedTensor& tensor) {
-  return tensor.source == PlannedTensor::Source::kCopy || tensor.action == "repack" ? plan.model->info(tensor.input).name : "";
+  return tensor.HasSource() ? plan.model->info(tensor.input).name : "";
 }
 
 std::string ValueText(const std::optional<Json>& value) {
@@ -40,7 +40,7 @@ std::string PlanText(const Plan& plan, bool every_tensor) {
                                 model.checkpoint->tensors().size(), model.checkpoint->files().size());
   for (const std::string& line : LinearKinds(model)) out += fmt::format("        {}\n", line);
   if (!model.zero_verdict.evidence.empty()) out += fmt::format("        zero points: {}\n", model.zero_verdict.evidence);
-  out += fmt::format("target  {}: layout '{}', {} files, {}\n", plan.target.name, plan.layout->name, plan.files.size(), HumanBytes(plan.OutputBytes()));
+  out += fmt::format("target  {}: layout '{}', {} files, {}\n", plan.target.name, Join(plan.LayoutNames(), "', '"), plan.files.size(), HumanBytes(plan.OutputBytes()));
 
   // Tensors by what is done with them.
   std::map<std::string, std::vector<std::string>> actions;
@@ -67,7 +67,7 @@ std::string PlanText(const Plan& plan, bool every_tensor) {
       out += fmt::format("  {}: {}: {} -> {}: {}\n", edit.file, Escape(edit.key), ValueText(edit.before), ValueText(edit.after), edit.reason);
     }
   }
-  if (!model.checkpoint->side_files().empty()) out += fmt::format("byte for byte  {} other files\n", model.checkpoint->side_files().size());
+  if (plan.side_files && !model.checkpoint->side_files().empty()) out += fmt::format("byte for byte  {} other files\n", model.checkpoint->side_files().size());
   if (!plan.notes.empty()) out += "notes\n";
   for (const Note& note : plan.notes) out += fmt::format("  {} [{}]\n", note.message, note.id);
   return out;
@@ -104,14 +104,15 @@ Json PlanJson(const Plan& plan) {
   Json files = Json::Array();
   for (const PlannedFile& file : plan.files) files.items().push_back(Json::Object({{"name", Json::String(file.name)}, {"bytes", Json::Integer(file.bytes)}}));
   for (const TextFile& text : plan.texts) files.items().push_back(Json::Object({{"name", Json::String(text.name)}, {"bytes", Json::Integer(uint64_t{text.content.size()})}}));
-  for (const SideFile& side : model.checkpoint->side_files()) files.items().push_back(Json::Object({{"name", Json::String(side.name)}, {"bytes", Json::Integer(side.bytes)}}));
+  for (const SideFile& side : plan.side_files ? model.checkpoint->side_files() : std::vector<SideFile>()) files.items().push_back(Json::Object({{"name", Json::String(side.name)}, {"bytes", Json::Integer(side.bytes)}}));
   Json notes = Json::Array();
   for (const Note& note : plan.notes) notes.items().push_back(Json::Object({{"id", Json::String(note.id)}, {"message", Json::String(note.message)}}));
   return Json::Object({{"schema", Json::Integer(1)},
                        {"input", Json::String(model.checkpoint->path())},
                        {"class", Json::String(model.class_name)},
                        {"target", Json::String(plan.target.name)},
-                       {"layout", Json::String(plan.layout->name)},
+                       {"layout", Json::String(Join(plan.LayoutNames(), "+"))},
+                       {"exactness", Json::String(NameOf(plan.Worst()))},
                        {"zero_points", Json::String(model.zero_verdict.evidence)},
                        {"bytes", Json::Integer(plan.OutputBytes())},
                        {"files", std::move(files)},
@@ -142,11 +143,12 @@ Result<std::string> ExplainTensor(const Plan& plan, const std::string& name) {
     }
     out += fmt::format("  output  {} {} in '{}' at byte {}, {} bytes\n  action  {} ({})\n  reason  {}\n", NameOf(tensor.dtype), ShapeText(tensor.shape), plan.files[tensor.file].name,
                        tensor.offset, tensor.bytes, tensor.action, NameOf(tensor.exactness), tensor.reason);
-    const auto linear = model.linears.find(SplitPart(tensor.name).first);
-    if (linear == model.linears.end() || !linear->second.quantised()) continue;
-    const QuantShape& shape = linear->second.traits.shape;
+    const auto linear = std::ranges::find(plan.linears, SplitPart(tensor.name).first, [](const auto& entry) { return entry.second.name; });
+    if (linear == plan.linears.end()) continue;
+    const Linear& stored = *linear->second.linear;
+    const QuantShape& shape = stored.traits.shape;
     out += fmt::format("  linear  {} inputs, {} outputs, {} bits, {}, {}, stored as {}\n", shape.in_features, shape.out_features, shape.bits, GroupText(shape),
-                       linear->second.traits.symmetric ? "symmetric" : "asymmetric", linear->second.layout->name);
+                       stored.traits.symmetric ? "symmetric" : "asymmetric", stored.layout->name);
   }
   if (out.empty()) return Usage("tensor", "tensor '{}' is neither in the input nor in the output", Escape(name));
   return out;

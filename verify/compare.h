@@ -2,6 +2,7 @@
 // point, scale, group and every other tensor is held against the source. It takes from the
 // conversion only the manifest's claim of what came from where, and checks that claim:
 // every input tensor must be accounted for, and whatever was left out must be of no effect.
+// What is said to be rounded must be the nearest there is, and the loss is measured.
 #pragma once
 
 #include <functional>
@@ -20,7 +21,11 @@ struct CompareOptions {
 struct Compared {
   uint64_t linears = 0;
   uint64_t weights = 0;  // decoded and compared, one by one
-  uint64_t tensors = 0;  // others, compared byte for byte
+  uint64_t tensors = 0;  // others, compared byte for byte or element by element
+  // Over all weights of linears, and elements of tensors, that are said to be rounded.
+  uint64_t rounded_weights = 0;
+  double largest_error = 0;
+  double relative_rms = 0;  // root of (sum of squared errors / sum of squared weights)
 };
 
 // Errors: kFindings "exact-…", naming the tensor, the place and both values.

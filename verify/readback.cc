@@ -5,6 +5,7 @@
 
 #include "formats/base/hash.h"
 #include "formats/base/text.h"
+#include "formats/containers/gguf.h"
 #include "formats/containers/safetensors.h"
 #include "verify/parallel.h"
 
@@ -26,24 +27,38 @@ Error Differs(const InputFile& file, std::string_view what) {
   return MakeError(Code::kFindings, "hash", "file '{}'{}{}: the bytes read back are not those that were meant to be written", Escape(file.path()), what.empty() ? "" : ", ", what);
 }
 
-// The head must be the one that these tensors have; then every range of data has its digest.
+// The head must be what was meant, byte for byte; then it says where the tensors lie, and every
+// range of data has its digest. What lies between tensors is padding.
 Status ExpectShard(const InputFile& file, const ManifestFile& meant, const std::vector<const ManifestTensor*>& tensors, std::vector<Expected>* expected) {
-  std::vector<SafetensorsEntry> entries;
-  for (const ManifestTensor* tensor : tensors) entries.push_back({tensor->name, tensor->dtype, tensor->shape});
-  SortForSafetensors(&entries);
-  const std::string head = BuildSafetensorsHead(entries);
-  if (file.bytes() != meant.bytes || file.bytes() < head.size()) return Differs(file, fmt::format("{} bytes instead of {}", file.bytes(), meant.bytes));
-  std::vector<std::byte> read(head.size());
-  QC_TRY(file.ReadAt(0, read));
-  if (!std::ranges::equal(read, AsBytes(head))) return Differs(file, "header");
-  std::map<std::string_view, const ManifestTensor*> by_name;
-  for (const ManifestTensor* tensor : tensors) by_name[tensor->name] = tensor;
-  uint64_t offset = head.size();
-  for (const SafetensorsEntry& entry : entries) {
-    const uint64_t bytes = BytesOf(entry.dtype, entry.shape).value_or(0);
-    expected->push_back({meant.name, offset, bytes, by_name.at(entry.name)->xxh3, fmt::format("tensor '{}'", Escape(entry.name))});
-    offset += bytes;
+  if (file.bytes() != meant.bytes || meant.head_bytes > meant.bytes) return Differs(file, fmt::format("{} bytes instead of {}", file.bytes(), meant.bytes));
+  std::vector<std::byte> head(meant.head_bytes);
+  QC_TRY(file.ReadAt(0, head));
+  if (Xxh3::Of(head) != meant.xxh3) return Differs(file, "header");
+  std::vector<TensorInfo> stored;
+  if (meant.name.ends_with(".gguf")) {
+    QC_ASSIGN(GgufHeader header, ReadGgufHeader(file));
+    stored = std::move(header.tensors);
+  } else {
+    QC_ASSIGN(SafetensorsHeader header, ReadSafetensorsHeader(file));
+    stored = std::move(header.tensors);
   }
+  std::map<std::string_view, const TensorInfo*> by_name;
+  for (const TensorInfo& tensor : stored) by_name[tensor.name] = &tensor;
+  for (const ManifestTensor* tensor : tensors) {
+    const auto found = by_name.find(tensor->name);
+    if (found == by_name.end()) return Differs(file, fmt::format("tensor '{}' is missing", Escape(tensor->name)));
+    expected->push_back({meant.name, found->second->offset, found->second->bytes, tensor->xxh3, fmt::format("tensor '{}'", Escape(tensor->name))});
+  }
+  std::ranges::sort(stored, {}, &TensorInfo::offset);
+  uint64_t end = meant.head_bytes;
+  const auto padding = [&](uint64_t next) {
+    if (next > end) expected->push_back({meant.name, end, next - end, Xxh3::Of(std::vector<std::byte>(next - end)), "padding"});
+  };
+  for (const TensorInfo& tensor : stored) {
+    padding(tensor.offset);
+    end = tensor.offset + tensor.bytes;
+  }
+  padding(meant.bytes);
   return {};
 }
 

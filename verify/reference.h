@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,21 +21,42 @@ struct StoredLinear {
   uint64_t in_features = 0;
   uint64_t out_features = 0;
   uint64_t group_size = 0;
-  uint64_t bits = 0;
+  uint64_t bits = 0;  // 0: dense
 };
 
-// Codes of inputs [first_input, first_input + inputs) for all outputs: code(k, n) at
-// [(k - first_input) * out_features + n].
-Status ReferenceCodes(const StoredLinear& linear, uint64_t first_input, uint64_t inputs, std::vector<uint8_t>* codes);
-// Inputs that are read at once: a multiple of this.
-inline constexpr uint64_t kReferenceInputs = 32;
+// The suffixes of the tensors that a layout consists of, those that may be absent too; none
+// for a layout without a description.
+std::span<const std::string_view> ReferenceParts(std::string_view layout);
 
+// Some inputs of some outputs. Any borders will do; reading is cheapest where the tile is as
+// wide as the tensor.
+struct Tile {
+  uint64_t first_input = 0;
+  uint64_t inputs = 0;
+  uint64_t first_output = 0;
+  uint64_t outputs = 0;
+};
+
+// Code (k, n) at [(k - first_input) * outputs + (n - first_output)], unsigned in every layout.
+Status ReferenceCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
+// The same of a dense layout: its weights, widened.
+Status ReferenceWeights(const StoredLinear& linear, const Tile& tile, std::vector<float>* weights);
+
+// Where a layout stores offsets −scale·zero and none of the zero points that the codes can
+// have is near one (or the scale is not a number).
+inline constexpr uint16_t kNoZero = 0xFFFF;
+
+// Of a range of outputs, in rows of that many.
 struct ReferenceParameters {
-  std::vector<uint16_t> zeros;       // [groups, out_features], the true zero points
-  std::vector<uint32_t> scales;      // [groups, out_features], as float32 bit patterns
+  std::vector<uint16_t> zeros;       // [groups, outputs], the true zero points; of an offset the nearest whole one
+  std::vector<uint32_t> scales;      // [groups, outputs], as float32 bit patterns
+  std::vector<uint32_t> offsets;     // likewise, as stored; empty where the layout has zero points
   std::vector<int64_t> group_index;  // [in_features]
+  Dtype scale_dtype = Dtype::kF16;
+  Dtype offset_dtype = Dtype::kF16;
 };
-Result<ReferenceParameters> ReferenceParametersOf(const StoredLinear& linear);
+Result<ReferenceParameters> ReferenceParametersOf(const StoredLinear& linear, uint64_t first_output, uint64_t outputs);
+Result<ReferenceParameters> ReferenceParametersOf(const StoredLinear& linear);  // of all
 
 // Bits of a float tensor widened to float32, in order.
 Result<std::vector<uint32_t>> WidenedBits(const Checkpoint& checkpoint, const TensorInfo& tensor);

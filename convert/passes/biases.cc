@@ -31,11 +31,11 @@ Status PassBiases(Plan* plan) {
     } else if (wanted_by_loader) {
       PlannedTensor tensor;
       tensor.name = bias_name;
-      tensor.dtype = model.info(*linear.Part("scales")).dtype;
+      tensor.dtype = linear.traits.scale_dtype;
       tensor.shape = {linear.expected.out_features};
       tensor.bytes = *BytesOf(tensor.dtype, tensor.shape);
       tensor.source = PlannedTensor::Source::kZeros;
-      tensor.input = *linear.Part("qweight");
+      tensor.input = linear.parts.at(std::string(linear.layout->parts.front().suffix));
       tensor.action = "zero-fill";
       tensor.reason = "this loader builds a bias on every quantised linear and leaves it uninitialised (NaN) where the file has none";
       tensor.exactness = Exactness::kSameValues;

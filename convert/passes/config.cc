@@ -27,7 +27,7 @@ Status EditDtype(Plan* plan, ConfigEditor* editor) {
   const Model& model = *plan->model;
   for (const auto& [name, linear] : model.linears) {
     if (!linear.quantised()) continue;
-    const Dtype dtype = model.info(*linear.Part("scales")).dtype;
+    const Dtype dtype = linear.traits.scale_dtype;
     mixed = mixed || (scales.has_value() && *scales != dtype);
     scales = dtype;
   }

@@ -14,6 +14,10 @@ Status PassNames(Plan* plan) {
     tensor.name = model.canonical[i];
     tensor.dtype = info.dtype;
     tensor.shape = info.shape;
+    const auto linear = model.linears.find(SplitPart(tensor.name).first);
+    if (linear != model.linears.end() && !linear->second.quantised() && tensor.name.ends_with(".weight")) {
+      tensor.shape = {linear->second.expected.out_features, linear->second.expected.in_features};
+    }
     tensor.bytes = info.bytes;
     tensor.input = i;
     if (tensor.name != info.name) {

@@ -12,16 +12,39 @@ Status PassNames(Plan* plan);
 Status PassBiases(Plan* plan);
 // A head that only repeats the embedding goes; one that differs stays and unties the model.
 Status PassHeads(Plan* plan);
-// The layout of the output, and whether it can hold every linear.
-Status PassZeros(Plan* plan);
+// The layout of every quantised linear, with its group size and exactness.
+Status PassLayouts(Plan* plan);
 // The parts of every quantised linear in the layout of the output.
 Status PassRepack(Plan* plan);
+// Float tensors in the types the target wants.
+Status PassFloats(Plan* plan);
 // config.json: class, rope, dtype, strict types, local paths.
 Status PassConfig(Plan* plan);
 // quantization_config and quantize_config.json, from the tensors.
 Status PassQuantConfig(Plan* plan);
+// Names and files as the target's container has them.
+Status PassContainer(Plan* plan);
 // Shards, offsets, index.
 Status PassFiles(Plan* plan);
+
+// The truth about all quantised linears of the output together.
+struct Survey {
+  uint32_t bits = 0;
+  int64_t group_size = 0;   // -1: one group
+  bool symmetric = true;
+  bool act_order = false;
+  bool mixed = false;       // bits or group size differ between linears
+};
+Survey SurveyOf(const Plan& plan);
+// What a config says of one linear: the group size of the others where it fits as well, -1 for one group.
+int64_t SaidGroupSize(const PlannedLinear& linear, int64_t usual);
+
+// quantization_config for layouts that are not GPTQ.
+Status WriteCompressedTensorsConfig(Plan* plan);
+Status WriteAwqConfig(Plan* plan);
+Status WriteMarlinConfig(Plan* plan);
+Status WriteMlxConfig(Plan* plan);
+Status EraseQuantConfig(Plan* plan);
 
 // Changes to a config, each with its reason.
 class ConfigEditor {

@@ -10,39 +10,6 @@
 namespace q2c {
 namespace {
 
-// The truth about all linears together.
-struct Truth {
-  uint32_t bits = 0;
-  int64_t group_size = 0;
-  bool symmetric = true;
-  bool act_order = false;
-  bool per_module = false;  // bits or group size differ between linears
-};
-
-Truth Survey(const Plan& plan) {
-  const Model& model = *plan.model;
-  Truth truth;
-  std::map<std::pair<uint32_t, int64_t>, uint64_t> votes;
-  const bool one_group = std::ranges::all_of(model.linears, [](const auto& entry) { return !entry.second.quantised() || entry.second.traits.shape.groups == 1; });
-  const std::optional<int64_t> said = model.quant.has_value() ? model.quant->group_size : std::nullopt;
-  for (const auto& [name, linear] : model.linears) {
-    if (!linear.quantised()) continue;
-    const QuantShape& shape = linear.traits.shape;
-    truth.symmetric = truth.symmetric && linear.traits.symmetric;
-    truth.act_order = truth.act_order || linear.traits.act_order;
-    // A linear with one group fits any size that covers it; what the config says then stands.
-    int64_t size = static_cast<int64_t>(shape.group_size);
-    if (shape.groups == 1 && said.has_value() && (*said < 0 || *said >= static_cast<int64_t>(shape.in_features))) size = *said;
-    if (one_group && !said.has_value()) size = -1;
-    ++votes[{shape.bits, size}];
-  }
-  const auto most = std::ranges::max_element(votes, {}, [](const auto& vote) { return vote.second; });
-  truth.bits = most->first.first;
-  truth.group_size = most->first.second;
-  truth.per_module = votes.size() > 1;
-  return truth;
-}
-
 // optimum up to 1.x quantises every linear of a block unless told which: routers must be left out.
 std::optional<Json> ModulesInBlock(const Model& model) {
   std::map<std::string, std::set<std::string>> groups;  // experts folded to '*' -> names
@@ -83,23 +50,25 @@ void EraseLocalPaths(const std::string& prefix, Json* json, std::vector<ConfigEd
   for (const std::string& key : keys) editor.ErasePrivate(key, "a path on the machine that made the file");
 }
 
-}  // namespace
-
-Status PassQuantConfig(Plan* plan) {
+Status WriteGptqConfig(Plan* plan) {
   const Model& model = *plan->model;
-  const Truth truth = Survey(*plan);
-  Json block = model.quant.has_value() ? model.quant->json : Json::Object();
+  const Survey truth = SurveyOf(*plan);
+  // The keys of another method mean nothing to a GPTQ loader.
+  const bool was_gptq = model.quant.has_value() && (model.quant->quant_method.empty() || model.quant->quant_method == "gptq") && !model.quant->json.members().empty() &&
+                        std::ranges::any_of(plan->linears, [](const auto& entry) { return entry.second.linear->layout->method == "gptq"; });
+  Json block = was_gptq ? model.quant->json : Json::Object();
   ConfigEditor editor(&block, std::string(kConfigName), "quantization_config.", &plan->edits);
-  if (truth.per_module && !(model.quant.has_value() && model.quant->per_module)) {
+  if (truth.mixed && !(was_gptq && model.quant->per_module)) {
     return Refused("quant-mixed", "the linears differ in bits or group size and no config says which has what; no loader of this target can be told");
   }
   const std::string_view by_tensors = "as the tensors show";
+  if (was_gptq && editor.Find("method") != nullptr) editor.Set("method", Json::String("gptq"), "the same for GPTQModel");
   editor.Set("quant_method", Json::String("gptq"), "loaders choose the quantiser by it");
   editor.Set("bits", Json::Integer(static_cast<uint64_t>(truth.bits)), by_tensors);
   editor.Set("group_size", Json::Integer(truth.group_size), by_tensors);
   editor.Set("desc_act", Json::Bool(truth.act_order), truth.act_order ? "g_idx is scattered" : "g_idx is in order, whatever the quantiser did meanwhile");
   editor.Set("sym", Json::Bool(truth.symmetric), truth.symmetric ? "every zero point is 2^(bits-1)" : "zero points differ");
-  const Json format = Json::String(plan->layout->checkpoint_format);
+  const Json format = Json::String(plan->linears.begin()->second.layout->format);
   editor.Set("checkpoint_format", format, "what the zero fields hold; transformers 4.x and optimum read this key");
   editor.Set("format", format, "the same for GPTQModel, which reads this key first");
   if (truth.act_order) editor.Set("act_group_aware", Json::Bool(false), "GPTQModel refuses it together with desc_act");
@@ -129,11 +98,53 @@ Status PassQuantConfig(Plan* plan) {
     if (meta->Find("act_group_aware") != nullptr) meta_editor.Set("act_group_aware", Json::Bool(false), "GPTQModel refuses it together with desc_act");
   }
   plan->config.Set("quantization_config", block);
-  plan->quant_block = std::move(block);
+  plan->quantize_config = std::move(block);
   if (!model.checkpoint->quantize_config().has_value()) {
     plan->edits.push_back({std::string(kQuantizeConfigName), "", std::nullopt, std::nullopt, "written, since AutoGPTQ and GPTQModel look here first", false});
   }
   return {};
+}
+
+}  // namespace
+
+Survey SurveyOf(const Plan& plan) {
+  Survey truth;
+  std::map<std::pair<uint32_t, int64_t>, uint64_t> votes;
+  const bool one_group = std::ranges::all_of(plan.linears, [](const auto& entry) { return entry.second.shape.groups == 1; });
+  const std::optional<int64_t> said = plan.model->quant.has_value() ? plan.model->quant->group_size : std::nullopt;
+  for (const auto& [name, linear] : plan.linears) {
+    const QuantShape& shape = linear.shape;
+    truth.symmetric = truth.symmetric && linear.linear->traits.symmetric;
+    truth.act_order = truth.act_order || linear.linear->traits.act_order;
+    // A linear with one group fits any size that covers it; what the config says then stands.
+    auto size = static_cast<int64_t>(shape.group_size);
+    if (shape.groups == 1 && said.has_value() && (*said < 0 || *said >= static_cast<int64_t>(shape.in_features))) size = *said;
+    if (one_group && !said.has_value()) size = -1;
+    ++votes[{shape.bits, size}];
+  }
+  if (votes.empty()) return truth;
+  const auto most = std::ranges::max_element(votes, {}, [](const auto& vote) { return vote.second; });
+  truth.bits = most->first.first;
+  truth.group_size = most->first.second;
+  truth.mixed = votes.size() > 1;
+  return truth;
+}
+
+int64_t SaidGroupSize(const PlannedLinear& linear, int64_t usual) {
+  const auto size = static_cast<int64_t>(linear.shape.group_size);
+  if (linear.shape.groups == 1 && size != usual) return -1;
+  return size;
+}
+
+Status PassQuantConfig(Plan* plan) {
+  struct Writer {
+    std::string_view method;
+    Status (*write)(Plan*);
+  };
+  constexpr std::array<Writer, 7> kWriters = {{{"gptq", WriteGptqConfig}, {"compressed-tensors", WriteCompressedTensorsConfig}, {"awq", WriteAwqConfig}, {"marlin", WriteMarlinConfig},
+                                               {"mlx", WriteMlxConfig}, {"gguf", EraseQuantConfig}, {"", EraseQuantConfig}}};
+  const std::string_view method = plan->Method();
+  return std::ranges::find(kWriters, method, &Writer::method)->write(plan);
 }
 
 }  // namespace q2c

@@ -8,46 +8,97 @@
 namespace q2c {
 namespace {
 
-// The part of a layout that carries the same components.
-const PartCodec* Counterpart(const Layout& layout, const PartCodec& part) {
-  const auto found = std::ranges::find(layout.parts, part.components, &PartCodec::components);
-  return found == layout.parts.end() ? nullptr : &*found;
+// The source's part that holds the very bytes of this part, if any.
+std::optional<TensorIndex> SameBytesAs(const PlannedLinear& planned, const PartCodec& part) {
+  const Linear& linear = *planned.linear;
+  if ((part.components & (kZeros | kScales)) != 0 && planned.shape.group_size != linear.traits.shape.group_size) return std::nullopt;
+  for (const PartCodec& from : linear.layout->parts) {
+    if (from.encoding == part.encoding) return linear.Part(from.suffix);
+  }
+  return std::nullopt;
 }
 
-std::string Reason(const Plan& plan, const Linear& linear, const PartCodec& part) {
-  if (!linear.Part(part.suffix).has_value()) return "the loader needs it and the source has none: inputs follow each other in their groups";
-  return fmt::format("'{}' becomes '{}', the layout of the target", linear.layout->name, plan.layout->name);
+// A tensor of the source that carries some of the same, for messages and for the order of files.
+TensorIndex Anchor(const Linear& linear, const PartCodec& part) {
+  for (const PartCodec& from : linear.layout->parts) {
+    if ((from.components & part.components) != 0 && linear.Part(from.suffix).has_value()) return *linear.Part(from.suffix);
+  }
+  return *linear.Part(linear.layout->parts.front().suffix);
+}
+
+bool CarriedBySource(const Linear& linear, uint8_t components) {
+  return std::ranges::any_of(linear.layout->parts, [&](const PartCodec& from) { return (from.components & components) != 0 && linear.Part(from.suffix).has_value(); });
+}
+
+std::string Reason(const PlannedLinear& planned, const PartCodec& part, bool carried) {
+  if (!carried && part.components == kGroupIndex) return "the loader needs it and the source has none: inputs follow each other in their groups";
+  std::string reason = fmt::format("'{}' becomes '{}', the layout of the target", planned.linear->layout->name, planned.layout->name);
+  if (planned.shape.group_size != planned.linear->traits.shape.group_size) {
+    reason += fmt::format("; groups of {} are split into groups of {}", planned.linear->traits.shape.group_size, planned.shape.group_size);
+  }
+  if (!planned.rounds.empty()) reason += "; rounded: " + planned.rounds;
+  return reason;
+}
+
+PlannedTensor PlanPart(const Model& model, const std::string& name, const PlannedLinear& planned, const PartCodec& part) {
+  const Linear& linear = *planned.linear;
+  PlannedTensor tensor;
+  tensor.name = fmt::format("{}.{}", name, part.suffix);
+  tensor.shape = part.shape(planned.shape);
+  tensor.dtype = part.dtype.value_or(linear.traits.scale_dtype);
+  tensor.bytes = *BytesOf(tensor.dtype, tensor.shape);
+  if (const std::optional<TensorIndex> same = SameBytesAs(planned, part)) {
+    const TensorInfo& info = model.info(*same);
+    tensor.input = *same;
+    tensor.action = info.name == tensor.name ? "copy" : "rename";
+    tensor.reason = info.name == tensor.name ? "the target wants it as it is" : fmt::format("layout '{}' has the same bytes under this name", planned.layout->name);
+    return tensor;
+  }
+  const bool carried = CarriedBySource(linear, part.components);
+  tensor.source = PlannedTensor::Source::kEncode;
+  tensor.input = Anchor(linear, part);
+  tensor.linear = &planned;
+  tensor.part = &part;
+  tensor.action = carried ? "repack" : "make";
+  tensor.reason = Reason(planned, part, carried);
+  tensor.exactness = part.components == kSizes ? Exactness::kSameCodes : planned.exactness;
+  return tensor;
+}
+
+// Parts of the source that the new layout takes for granted.
+void DropImplied(const Model& model, const std::string& name, const PlannedLinear& planned, const std::vector<const PartCodec*>& written, Plan* plan) {
+  uint8_t carried = 0;
+  for (const PartCodec* part : written) carried |= part->components;
+  for (const PartCodec& part : planned.linear->layout->parts) {
+    const std::optional<TensorIndex> index = planned.linear->Part(part.suffix);
+    if (!index.has_value() || (part.components & carried) != 0) continue;
+    std::string reason = fmt::format("'{}' does not store it: ", planned.layout->name);
+    if (part.components == kGroupIndex) reason += "the inputs follow each other in their groups";
+    else if (part.components == kZeros) reason += fmt::format("every zero point is {}", planned.linear->traits.shape.MidCode());
+    else reason += "the shapes say the same";
+    plan->dropped.push_back({*index, model.info(*index).name, "implied", std::move(reason), {}});
+    plan->dropped.back().name = fmt::format("{}.{}", name, part.suffix);
+  }
 }
 
 }  // namespace
 
+// Every part of a quantised linear is planned anew; what is equal in both layouts stays a copy.
 Status PassRepack(Plan* plan) {
   const Model& model = *plan->model;
-  // Every part of a quantised linear is planned anew; what is equal in both layouts stays a copy.
   std::set<std::string> replaced;
   std::vector<PlannedTensor> fresh;
-  for (const auto& [name, linear] : model.linears) {
-    if (!linear.quantised()) continue;
-    const TensorIndex anchor = linear.parts.at(std::string(linear.layout->parts.front().suffix));
-    for (const PartCodec& part : plan->layout->parts) {
-      const PartCodec* from = Counterpart(*linear.layout, part);
-      const std::optional<TensorIndex> input = from == nullptr ? std::nullopt : linear.Part(from->suffix);
-      if (input.has_value() && from->encoding == part.encoding) continue;  // the names pass planned the copy
-      PlannedTensor tensor;
-      tensor.name = fmt::format("{}.{}", name, part.suffix);
-      tensor.shape = part.shape(linear.traits.shape);
-      tensor.dtype = part.dtype.value_or(input.has_value() ? model.info(*input).dtype : Dtype::kF16);
-      tensor.bytes = *BytesOf(tensor.dtype, tensor.shape);
-      tensor.source = PlannedTensor::Source::kEncode;
-      tensor.input = input.value_or(anchor);
-      tensor.linear = &linear;
-      tensor.part = &part;
-      tensor.action = input.has_value() ? "repack" : "make";
-      tensor.reason = Reason(*plan, linear, part);
-      tensor.exactness = Exactness::kSameCodes;
-      replaced.insert(tensor.name);
-      fresh.push_back(std::move(tensor));
+  for (const auto& [name, planned] : plan->linears) {
+    for (const PartCodec& part : planned.linear->layout->parts) replaced.insert(fmt::format("{}.{}", name, part.suffix));
+    QuantTraits traits = planned.linear->traits;
+    traits.shape = planned.shape;
+    std::vector<const PartCodec*> written;
+    for (const PartCodec& part : planned.layout->parts) {
+      if (part.written != nullptr && !part.written(traits)) continue;
+      fresh.push_back(PlanPart(model, name, planned, part));
+      written.push_back(&part);
     }
+    DropImplied(model, name, planned, written, plan);
   }
   std::erase_if(plan->tensors, [&](const PlannedTensor& t) { return replaced.contains(t.name); });
   std::ranges::move(fresh, std::back_inserter(plan->tensors));
