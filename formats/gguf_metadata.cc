@@ -367,6 +367,8 @@ Result<Json> ConfigFromGguf(const GgufValues& values, bool has_output_tensor) {
   QC_TRY(SetRope(reader, &config));
   config.Set("sliding_window", Json());
   config.Set("tie_word_embeddings", Json::Bool(!has_output_tensor));
+  // The first that knows every architecture here. Without a version 4.57 takes the tokenizer for a faulty one of another family.
+  config.Set("transformers_version", Json::String("4.51.0"));
   config.Set("use_cache", Json::Bool(true));
   config.Set("use_sliding_window", Json::Bool(false));
   config.Set("vocab_size", Json::Integer(static_cast<uint64_t>(tokens->size())));

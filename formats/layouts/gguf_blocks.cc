@@ -146,6 +146,7 @@ std::optional<std::string> Q40Refuses(const QuantTraits& traits) {
   if (traits.shape.bits < 4 || traits.symmetric) return std::nullopt;
   return "its zero points are not all 8, and Q4_0 stores none";
 }
+std::optional<std::string> Q41Refuses(const QuantTraits& traits) { return BlocksRefuse(traits.shape); }
 std::optional<std::string> Q80Refuses(const QuantTraits& traits) {
   if (auto why = BlocksRefuse(traits.shape)) return why;
   // At 8 bits code − zero fits one byte only about the middle.

@@ -12,6 +12,7 @@ extern const std::array<PartCodec, 1> kQ41Parts;
 extern const std::array<PartCodec, 1> kQ80Parts;
 
 std::optional<std::string> Q40Refuses(const QuantTraits& traits);
+std::optional<std::string> Q41Refuses(const QuantTraits& traits);
 std::optional<std::string> Q80Refuses(const QuantTraits& traits);
 std::optional<std::string> Q40Rounds(const QuantLinear& linear);
 std::optional<std::string> Q41Rounds(const QuantLinear& linear);

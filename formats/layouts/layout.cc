@@ -82,6 +82,8 @@ Result<QuantLinear> DecodeTile(const Layout& layout, const QuantShape& shape, co
   linear.shape = shape;
   linear.shape.in_features = tile.inputs;
   linear.shape.out_features = tile.outputs;
+  const auto inside = [](uint64_t first, uint64_t count, uint64_t all) { return first <= all && count <= all - first; };
+  if (!inside(tile.first_input, tile.inputs, shape.in_features) || !inside(tile.first_output, tile.outputs, shape.out_features)) return Internal("tile outside layout '{}'", layout.name);
   const bool all_inputs = tile.inputs == shape.in_features;
   if (!all_inputs && (components & ~kCodes) != 0) return Internal("zeros and scales need all inputs");
   const bool from_scales = std::ranges::any_of(layout.parts, [&](const PartCodec& part) { return (part.components & components & kZeros) != 0 && (part.components & kFromScales) != 0; });

@@ -42,7 +42,7 @@ std::span<const Layout> Layouts() {
       Layout{"compressed-tensors", "compressed-tensors", "pack-quantized", kCompressedTensorsParts, kGptqBits, {}, !kRagged, !kActOrder, nullptr, nullptr, kSameCodes, DetectCompressedTensors},
       Layout{"compressed-tensors-2025", "compressed-tensors", "pack-quantized", kCompressedTensors2025Parts, kThreeBits, {}, !kRagged, !kActOrder, nullptr, nullptr, kSameCodes, DetectCompressedTensors2025},
       Layout{"gguf-q4_0", "gguf", "Q4_0", kQ40Parts, kUpToFourBits, kBlockGroups, kRagged, !kActOrder, Q40Refuses, Q40Rounds, !kSameCodes, DetectQ40},
-      Layout{"gguf-q4_1", "gguf", "Q4_1", kQ41Parts, kUpToFourBits, kBlockGroups, kRagged, !kActOrder, nullptr, Q41Rounds, kSameCodes, DetectQ41},
+      Layout{"gguf-q4_1", "gguf", "Q4_1", kQ41Parts, kUpToFourBits, kBlockGroups, kRagged, !kActOrder, Q41Refuses, Q41Rounds, kSameCodes, DetectQ41},
       Layout{"gguf-q8_0", "gguf", "Q8_0", kQ80Parts, kGptqBits, kBlockGroups, kRagged, !kActOrder, Q80Refuses, Q40Rounds, !kSameCodes, DetectQ80},
       Layout{"dense-fp16", "", "float16", kDenseF16Parts, kGptqBits, {}, kRagged, kActOrder, nullptr, DenseF16Rounds, !kSameCodes, DetectDense},
       Layout{"dense-bf16", "", "bfloat16", kDenseBf16Parts, kGptqBits, {}, kRagged, kActOrder, nullptr, DenseBf16Rounds, !kSameCodes, DetectDense},

@@ -77,14 +77,14 @@ TEST(FixturePlans, NoneIsForgotten) {
 
 TEST(FixturePlans, WrappedZerosBecomeV2AndTheLossIsSaid) {
   const PlannedJob job = test::PlanOf(std::string(Q2C_FIXTURES) + "/autogptq-0.7.1-int4-g32-asym-wrapped-zeros/checkpoint", k5);
-  EXPECT_EQ(job.plan.layout->name, "gptq-v2");
+  EXPECT_EQ(job.plan.LayoutNames(), std::vector<std::string>{"gptq-v2"});
   EXPECT_TRUE(test::HasNote(job.plan, "zero-wrap"));
 }
 
 TEST(FixturePlans, ResavedFilesAreRepairedAndTheLabelIsSaid) {
   for (const char* name : {"resaved-transformers-5.23-int4-g128", "resaved-transformers-4.57-int4-g32-asym"}) {
     const PlannedJob job = test::PlanOf(std::string(Q2C_FIXTURES) + "/" + name + "/checkpoint");
-    EXPECT_EQ(job.plan.layout->name, "gptq-v1");
+    EXPECT_EQ(job.plan.LayoutNames(), std::vector<std::string>{"gptq-v1"});
     EXPECT_TRUE(test::HasNote(job.plan, "zero-label")) << name;
   }
 }

@@ -19,8 +19,8 @@ Manifest Sample() {
   manifest.verify_read = "cache";
   manifest.publish = "atomic-rename";
   manifest.config_edits = Json::Array();
-  manifest.files = {{"model.safetensors", UINT64_MAX, "aa", "bb"}, {"empty", 0, "cc", "dd"}};
-  manifest.linears = {{"out.q", "in.q", "gptq-v2", "gptq-v1", 64, 32, 16, 4}};
+  manifest.files = {{"model.safetensors", UINT64_MAX, "aa", "bb", 77}, {"empty", 0, "cc", "dd", 0}};
+  manifest.linears = {{"out.q", "in.q", "gptq-v2", "gptq-v1", 64, 32, 64, 16, 4, 8, "same-values"}};
   manifest.tensors = {{"t", Dtype::kBF16, {3, 0, 7}, "model.safetensors", "ee", {"s1", "s2"}, "repack", "same-codes"}, {"scalar", Dtype::kF32, {}, "f", "ff", {}, "zero-fill", "same-values"}};
   manifest.dropped = {{"a", "tied-head", "b"}, {"c", "user", ""}};
   return manifest;
@@ -35,7 +35,12 @@ TEST(ManifestTest, ReadsBackAsItWas) {
   EXPECT_EQ(back.files[1].xxh3, "dd");
   EXPECT_EQ(back.linears[0].source_layout, "gptq-v2");
   EXPECT_EQ(back.linears[0].layout, "gptq-v1");
+  EXPECT_EQ(back.linears[0].source_group_size, 64U);
   EXPECT_EQ(back.linears[0].group_size, 16U);
+  EXPECT_EQ(back.linears[0].source_bits, 4U);
+  EXPECT_EQ(back.linears[0].bits, 8U);
+  EXPECT_EQ(back.linears[0].exactness, "same-values");
+  EXPECT_EQ(back.files[0].head_bytes, 77U);
   EXPECT_EQ(back.tensors[0].dtype, Dtype::kBF16);
   EXPECT_EQ(back.tensors[0].shape, (Shape{3, 0, 7}));
   EXPECT_EQ(back.tensors[0].sources, (std::vector<std::string>{"s1", "s2"}));

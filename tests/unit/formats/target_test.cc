@@ -15,7 +15,8 @@ using test::ExpectError;
 using test::Must;
 
 TEST(TargetTest, EveryOneIsCompleteAndNamesWhatExists) {
-  EXPECT_EQ(TargetNames(), (std::vector<std::string>{"optimum-1.19", "transformers-4.x", "transformers-5.x"}));
+  EXPECT_EQ(TargetNames(), (std::vector<std::string>{"awq", "compressed-tensors", "dense-bf16", "dense-fp16", "dense-fp32", "gguf", "gptqmodel", "gptqmodel-v2", "marlin", "mlx",
+                                                     "optimum-1.19", "transformers-4.x", "transformers-5.x", "vllm", "vllm-gptq"}));
   const std::vector<std::string> known = KnownArchitectures();
   for (const std::string& name : TargetNames()) {
     const Target target = Must(FindTarget(name));
@@ -24,7 +25,8 @@ TEST(TargetTest, EveryOneIsCompleteAndNamesWhatExists) {
     EXPECT_FALSE(target.versions.empty());
     EXPECT_FALSE(target.verified_with.empty()) << name;
     EXPECT_FALSE(target.layouts.empty());
-    for (const std::string& layout : target.layouts) EXPECT_NE(FindLayout(layout), nullptr) << layout;
+    // Linears of one output share a config, so they share its method.
+    for (const LayoutRule& rule : target.layouts) EXPECT_TRUE(rule.layout->method == target.layouts[0].layout->method || !target.mixed_layouts) << rule.layout->name;
     for (const auto& [type, why] : target.refuses_architectures) {
       EXPECT_NE(std::ranges::find(known, type), known.end()) << type;
       EXPECT_FALSE(why.empty());
@@ -40,14 +42,55 @@ TEST(TargetTest, CombinedIsWhatBothTake) {
   const Target five = Must(FindTarget("transformers-5.x"));
   for (const auto& pair : {std::vector<Target>{four, five}, std::vector<Target>{five, four}}) {
     const Target both = Must(CombineTargets(pair));
-    EXPECT_EQ(both.layouts, std::vector<std::string>{"gptq-v1"});
+    ASSERT_EQ(both.layouts.size(), 1U);
+    EXPECT_EQ(both.layouts[0].layout->name, "gptq-v1");
     EXPECT_EQ(both.refuses_architectures.size(), 1U);
   }
   ExpectError(CombineTargets({four, old}), Code::kRefused, "target-conflict", {"transformers-4.x", "optimum-1.19"});
   Target other = four;
   other.name = "other";
-  other.layouts = {"gptq-v2"};
+  other.layouts = {{FindLayout("gptq-v2"), {}, {}}};
   ExpectError(CombineTargets({four, other}), Code::kRefused, "target-conflict", {"layout"});
+  const Target mlx = Must(FindTarget("mlx"));
+  ExpectError(CombineTargets({four, mlx}), Code::kRefused, "target-conflict", {"container"});
+}
+
+TEST(TargetTest, CombinedRulesAreTheStricterOnes) {
+  const Target vllm = Must(FindTarget("vllm"));
+  const Target plain = Must(FindTarget("compressed-tensors"));
+  const Target both = Must(CombineTargets({plain, vllm}));
+  ASSERT_EQ(both.layouts.size(), 1U);
+  EXPECT_EQ(both.layouts[0].layout->name, "compressed-tensors");
+  EXPECT_EQ(both.layouts[0].bits, (std::vector<uint32_t>{4, 8}));
+  const Target gptq = Must(CombineTargets({Must(FindTarget("transformers-4.x")), vllm}));
+  ASSERT_EQ(gptq.layouts.size(), 1U);
+  EXPECT_FALSE(gptq.layouts[0].asymmetric);
+  EXPECT_FALSE(gptq.layouts[0].act_order);
+}
+
+TEST(TargetTest, ALayoutCanBeAskedForWhereTheTargetTakesIt) {
+  const Target awq = Must(FindTarget("awq"));
+  EXPECT_TRUE(awq.layouts[1].on_request);
+  const Target gemv = Must(WithLayout(awq, "awq-gemv"));
+  ASSERT_EQ(gemv.layouts.size(), 1U);
+  EXPECT_FALSE(gemv.layouts[0].on_request);
+  ExpectError(WithLayout(awq, "gptq-v1"), Code::kUsage, "layout", {"gptq-v1", "awq-gemm"});
+}
+
+TEST(TargetTest, RulesRefuseWhatTheLoaderCannotTake) {
+  const Target vllm = Must(FindTarget("vllm-gptq"));
+  QuantTraits traits;
+  traits.shape = {256, 256, 2, 128, 4};
+  traits.symmetric = true;
+  EXPECT_EQ(vllm.layouts[0].Refuses(traits), std::nullopt);
+  traits.symmetric = false;
+  EXPECT_NE(vllm.layouts[0].Refuses(traits), std::nullopt);
+  traits.symmetric = true;
+  traits.act_order = true;
+  EXPECT_NE(vllm.layouts[0].Refuses(traits), std::nullopt);
+  traits.act_order = false;
+  traits.shape.bits = 3;
+  EXPECT_NE(vllm.layouts[0].Refuses(traits), std::nullopt);
 }
 
 }  // namespace

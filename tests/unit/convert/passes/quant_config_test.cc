@@ -19,8 +19,8 @@ class QuantConfigPass : public testing::Test {
   }
   std::string Out(const test::TinyModel& model, const std::string& key) {
     const PlannedJob job = Must(Plan(model));
-    EXPECT_EQ(*job.plan.config.Find("quantization_config"), job.plan.quant_block);
-    const Json* value = job.plan.quant_block.Find(key);
+    EXPECT_EQ(*job.plan.config.Find("quantization_config"), (*job.plan.quantize_config));
+    const Json* value = (*job.plan.quantize_config).Find(key);
     return value == nullptr ? "absent" : value->Dump(-1);
   }
   static void SetGroups(test::TinyModel* model, const std::string& linear, const std::vector<int32_t>& groups) {
@@ -82,8 +82,8 @@ TEST_F(QuantConfigPass, FormatIsSaidUnderBothNames) {
   test::PutZeroField(&zero.At("model.layers.0.mlp.up_proj.qzeros").bytes, 4, 96, 1, 50, 0);
   ExpectError(Plan(zero), Code::kRefused, "layout-cannot-hold", {"up_proj", "transformers-5.x"});
   const PlannedJob job = Must(Plan(zero, "transformers-5.x"));
-  EXPECT_EQ(job.plan.quant_block.Find("format")->text(), "gptq_v2");
-  EXPECT_EQ(job.plan.quant_block.Find("checkpoint_format")->text(), "gptq_v2");
+  EXPECT_EQ((*job.plan.quantize_config).Find("format")->text(), "gptq_v2");
+  EXPECT_EQ((*job.plan.quantize_config).Find("checkpoint_format")->text(), "gptq_v2");
 }
 
 TEST_F(QuantConfigPass, KeysOfTheMakerGoOthersStay) {
@@ -94,9 +94,9 @@ TEST_F(QuantConfigPass, KeysOfTheMakerGoOthersStay) {
   model.quant["damp_percent"] = "0.01";
   model.quant["meta"] = R"({"quantizer": ["gptqmodel:7.7.0"], "uri": "https://github.com/x/y", "log": "/tmp/log"})";
   const PlannedJob job = Must(Plan(model));
-  for (const auto& [key, value] : gone) EXPECT_EQ(job.plan.quant_block.Find(key), nullptr) << key;
-  EXPECT_EQ(job.plan.quant_block.Find("damp_percent")->text(), "0.01");
-  EXPECT_EQ(job.plan.quant_block.Find("meta")->Dump(-1), R"({"quantizer": ["gptqmodel:7.7.0"], "uri": "https://github.com/x/y"})");
+  for (const auto& [key, value] : gone) EXPECT_EQ((*job.plan.quantize_config).Find(key), nullptr) << key;
+  EXPECT_EQ((*job.plan.quantize_config).Find("damp_percent")->text(), "0.01");
+  EXPECT_EQ((*job.plan.quantize_config).Find("meta")->Dump(-1), R"({"quantizer": ["gptqmodel:7.7.0"], "uri": "https://github.com/x/y"})");
 }
 
 TEST_F(QuantConfigPass, BothFilesSayTheSame) {
@@ -134,7 +134,7 @@ TEST_F(QuantConfigPass, FloatLinearInABlockGetsAList) {
 
 TEST(QuantConfigMoe, RoutersAreLeftOutOfTheList) {
   const PlannedJob job = test::PlanOf(std::string(Q2C_FIXTURES) + "/autogptq-0.7.1-moe-int4-g64/checkpoint");
-  const Json* list = job.plan.quant_block.Find("modules_in_block_to_quantize");
+  const Json* list = (*job.plan.quantize_config).Find("modules_in_block_to_quantize");
   ASSERT_NE(list, nullptr);
   std::vector<std::string> names;
   for (const Json& group : list->items()) {

@@ -4,10 +4,7 @@
 
 #include <gtest/gtest.h>
 
-#include "formats/base/hash.h"
-#include "tests/unit/support/bits.h"
-#include "tests/unit/support/results.h"
-#include "tests/unit/support/stored.h"
+#include "tests/unit/formats/layouts/content.h"
 
 namespace q2c {
 namespace {
@@ -18,9 +15,7 @@ constexpr std::array<uint32_t, 4> kWidths = {2, 3, 4, 8};
 // What each layout adds to a stored zero field.
 constexpr std::array<std::pair<const char*, uint32_t>, 2> kConventions = {{{"gptq-v1", 1}, {"gptq-v2", 0}}};
 
-QuantShape ShapeOf(uint64_t in, uint64_t out, uint64_t group_size, uint32_t bits) {
-  return {in, out, CeilDiv(in, group_size), group_size, bits};
-}
+using test::ShapeOf;
 QuantLinear LinearOf(const QuantShape& shape) {
   QuantLinear linear;
   linear.shape = shape;
@@ -144,27 +139,7 @@ TEST(GptqGroupIndex, OutOfRangeIsRefused) {
   }
 }
 
-// Fixture L of the layout notes: 256 by 256 with the codes and zeros of these formulas.
-uint32_t FixtureCode(uint32_t bits, uint64_t k, uint64_t n) {
-  if (bits == 8) return static_cast<uint32_t>((37 * k + 91 * n + k * n) % 256);
-  return static_cast<uint32_t>((5 * k + 3 * n + k * n / 4) % 16) & ((1U << bits) - 1);
-}
-uint32_t FixtureZero(uint32_t bits, uint64_t g, uint64_t n) { return static_cast<uint32_t>(1 + (3 * n + 7 * g) % ((1U << bits) - 1)); }
-
-QuantLinear Fixture(const QuantShape& shape) {
-  QuantLinear linear = LinearOf(shape);
-  Bytes codes(shape.out_features * shape.WordsPerRow() * 4);
-  for (uint64_t k = 0; k < shape.in_features; ++k) {
-    for (uint64_t n = 0; n < shape.out_features; ++n) {
-      test::PutField(&codes, k * shape.bits, shape.bits, FixtureCode(shape.bits, k, n), [&](uint64_t word) { return n * shape.WordsPerRow() + word; });
-    }
-  }
-  linear.codes = WordsFrom<uint32_t>(codes);
-  for (uint64_t g = 0; g < shape.groups; ++g) {
-    for (uint64_t n = 0; n < shape.out_features; ++n) linear.zeros.push_back(static_cast<uint16_t>(FixtureZero(shape.bits, g, n)));
-  }
-  return linear;
-}
+using test::Fixture;
 
 TEST(GptqVectors, DigestsOfFixtureL) {
   struct Vector {
@@ -241,6 +216,48 @@ TEST(GptqVectors, WorkedExamplesOfOtherWidths) {
 
   const std::vector<uint32_t> eight = {0x6f4a2500, 0xcda7815b, 0x2b04ddb6, 0x89613911, 0x03deb994, 0x653f19f3, 0xc7a07952, 0x2901d9b1};
   EXPECT_EQ(WordsFrom<uint32_t>(Encode(PartOf("gptq-v1", "qweight"), Fixture(ShapeOf(8, 4, 8, 8)), 32)), eight);
+}
+
+TEST(GptqDetect, EveryWidth) {
+  for (const uint32_t bits : kWidths) {
+    for (const auto& [in, out, group] : std::vector<std::array<uint64_t, 3>>{{32, 32, 32}, {96, 64, 32}, {256, 32, 256}, {64, 512, 64}, {512, 64, 128}, {1024, 32, 128}}) {
+      const QuantShape shape = ShapeOf(in, out, group, bits);
+      test::Written written = test::Write("gptq-v2", test::Fixture(shape));
+      EXPECT_EQ(test::Must(test::Detect(written, shape)), shape);
+      EXPECT_EQ(test::Must(test::Detect(written, shape, {"gptq", "gptq", bits, static_cast<int64_t>(group)})), shape);
+      written.Remove("g_idx");
+      EXPECT_EQ(test::Must(test::Detect(written, shape)), shape);
+    }
+  }
+}
+
+TEST(GptqDetect, SaysWhatIsWrong) {
+  using test::WithDtype;
+  using test::Without;
+  using test::WithShape;
+  for (const char* layout : {"gptq-v1", "gptq-v2"}) {
+    test::CheckBroken(layout, test::Fixture(ShapeOf(160, 64, 32, 4)),
+                      {Without("qweight", "quant-part"), Without("qzeros", "quant-part"), Without("scales", "quant-part"), WithDtype("qweight", Dtype::kI16, "quant-dtype"),
+                       WithDtype("qzeros", Dtype::kF16, "quant-dtype"), WithDtype("scales", Dtype::kF64, "quant-dtype"), WithDtype("g_idx", Dtype::kI64, "quant-dtype"),
+                       WithShape("qweight", {20}, "quant-shape"), WithShape("qweight", {20, 63}, "quant-shape"), WithShape("qweight", {0, 64}, "quant-shape"), WithShape("qweight", {21, 64}, "quant-shape"),
+                       WithShape("qweight", {25, 64}, "quant-shape"), WithShape("qweight", {160, 8}, "quant-shape"), WithShape("qzeros", {5}, "quant-shape"), WithShape("qzeros", {5, 64}, "quant-shape"),
+                       WithShape("qzeros", {4, 8}, "quant-shape"), WithShape("scales", {5}, "quant-shape"), WithShape("scales", {0, 64}, "quant-shape"), WithShape("scales", {161, 64}, "quant-shape"),
+                       WithShape("scales", {5, 63}, "quant-shape"), WithShape("g_idx", {159}, "quant-shape"), WithShape("g_idx", {160, 1}, "quant-shape"),
+                       {"none of them", [](test::Written* w) { w->infos.clear(); }, ""}});
+  }
+  // Words of zero points that would end inside a word.
+  test::Written written = test::Write("gptq-v1", test::Fixture(ShapeOf(64, 32, 32, 4)));
+  written.Info("qweight")->shape = {8, 20};
+  written.Info("scales")->shape = {2, 20};
+  test::ExpectError(test::Detect(written, ShapeOf(64, 20, 32, 4)), Code::kMalformed, "quant-shape");
+}
+
+// What the packers never write, but the bit stream allows: no multiple of 32.
+TEST(GptqDetect, SizesThatEndInsideABlock) {
+  const QuantLinear linear = test::RandomLinear(ShapeOf(40, 8, 40, 4), {}, 4);
+  test::Written written = test::Write("gptq-v2", linear);
+  ASSERT_EQ(test::Must(test::Detect(written, linear.shape)), linear.shape);
+  test::ExpectSame(test::ReadAll(&written, linear.shape), linear, "40 by 8");
 }
 
 TEST(GptqVectors, WordsOfSymmetricFiles) {

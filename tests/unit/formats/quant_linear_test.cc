@@ -1,0 +1,91 @@
+// Rows of codes and split groups against the definition.
+#include "formats/quant_linear.h"
+
+#include "tests/unit/formats/layouts/content.h"
+
+namespace q2c {
+namespace {
+
+using namespace test;  // NOLINT(google-build-using-namespace)
+
+TEST(QuantLinear, RowsOfEveryWidth) {
+  for (const uint32_t bits : {2U, 3U, 4U, 8U}) {
+    for (const uint64_t in : {32U, 64U, 96U, 160U, 224U, 1056U}) {
+      const QuantLinear linear = RandomLinear(ShapeOf(in, 5, 32, bits), {}, in + bits);
+      QuantLinear packed = linear;
+      std::ranges::fill(packed.codes, 0xCDCDCDCDU);
+      for (uint64_t n = 0; n < 5; ++n) {
+        std::vector<uint8_t> row(in, 0xCD);
+        UnpackRow(linear, n, row.data());
+        for (uint64_t k = 0; k < in; ++k) ASSERT_EQ(row[k], CodeAt(linear, k, n)) << bits << " bits, input " << k;
+        PackRow(row.data(), n, &packed);
+      }
+      ASSERT_EQ(packed.codes, linear.codes) << bits << " bits, " << in;
+    }
+  }
+}
+
+TEST(QuantLinear, EveryCodeInEveryPlace) {
+  for (const uint32_t bits : {2U, 3U, 4U, 8U}) {
+    QuantLinear linear;
+    linear.shape = ShapeOf(32, 1, 32, bits);
+    for (uint32_t value = 0; value <= linear.shape.MaxCode(); ++value) {
+      for (uint64_t at = 0; at < 32; ++at) {
+        // Among its complement, so that a neighbour that is touched shows.
+        const auto other = static_cast<uint32_t>(linear.shape.MaxCode()) - value;
+        SetCodes(&linear, [&](uint64_t k, uint64_t) { return k == at ? value : other; });
+        std::vector<uint8_t> row(32);
+        UnpackRow(linear, 0, row.data());
+        for (uint64_t k = 0; k < 32; ++k) ASSERT_EQ(row[k], k == at ? value : other);
+        QuantLinear packed = linear;
+        packed.codes.assign(bits, 0);
+        PackRow(row.data(), 0, &packed);
+        ASSERT_EQ(packed.codes, linear.codes);
+      }
+    }
+  }
+}
+
+TEST(SplitGroups, RepeatsZerosAndScales) {
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16, Dtype::kF32}) {
+    // The last two are ragged.
+    for (const auto& [in, group, size] : std::vector<std::array<uint64_t, 3>>{{256, 128, 32}, {256, 256, 64}, {96, 96, 32}, {192, 64, 64}, {160, 64, 32}, {224, 128, 64}, {192, 128, 64}}) {
+      const QuantLinear linear = RandomLinear(ShapeOf(in, 24, group, 4), {.dtype = dtype}, in);
+      QuantLinear split = linear;
+      SplitGroups(size, &split);
+      EXPECT_EQ(split.shape, ShapeOf(in, 24, size, 4));
+      EXPECT_EQ(split.codes, linear.codes);
+      ASSERT_EQ(split.zeros.size(), split.shape.groups * 24);
+      ASSERT_EQ(split.scales.size(), split.shape.groups * 24 * InfoOf(dtype).bits / 8);
+      EXPECT_TRUE(IsTrivial(split.group_index, size));
+      for (uint64_t k = 0; k < in; ++k) {
+        for (uint64_t n = 0; n < 24; ++n) {
+          ASSERT_EQ(split.Scale(k / size, n), linear.Scale(k / group, n));
+          ASSERT_EQ(ZeroAt(split, k / size, n), ZeroAt(linear, k / group, n));
+        }
+      }
+    }
+  }
+}
+
+TEST(SplitGroups, WhatIsNotThereStaysAway) {
+  QuantLinear linear;
+  linear.shape = ShapeOf(128, 8, 64, 4);
+  linear.zeros.assign(16, 3);
+  SplitGroups(32, &linear);
+  EXPECT_EQ(linear.zeros, std::vector<uint16_t>(32, 3));
+  EXPECT_TRUE(linear.scales.empty() && linear.group_index.empty() && linear.codes.empty());
+}
+
+TEST(IsTrivial, Table) {
+  EXPECT_TRUE(IsTrivial({0, 0, 1, 1, 2}, 2));
+  EXPECT_TRUE(IsTrivial({0, 0, 0}, 3));
+  EXPECT_TRUE(IsTrivial({}, 3));
+  EXPECT_FALSE(IsTrivial({0, 1, 0, 1}, 2));
+  EXPECT_FALSE(IsTrivial({1, 1, 0, 0}, 2));
+  EXPECT_FALSE(IsTrivial({0, -1}, 2));
+  EXPECT_FALSE(IsTrivial({0, 0, 0}, 2));
+}
+
+}  // namespace
+}  // namespace q2c
