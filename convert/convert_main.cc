@@ -56,10 +56,17 @@ q2c::Result<std::string> Convert(const CommandLine& line, const q2c::PlannedJob&
     document.Set("ok", Json::Bool(true));
     document.Set("output", Json::String(line.job.out));
     document.Set("verified", Json::String(report.verified));
+    if (report.rounding.has_value()) {
+      document.Set("rounding", Json::Object({{"values", Json::Integer(report.rounding->values)}, {"largest_error", Json::Number(fmt::format("{:.6e}", report.rounding->largest_error))},
+                                             {"relative_rms", Json::Number(fmt::format("{:.6e}", report.rounding->relative_rms))}}));
+    }
     return document.Dump() + "\n";
   }
   if (line.quiet) return std::string();
   std::string text = fmt::format("'{}': {} files, {} in {:.1f} s\nverified: {}\n", q2c::Escape(line.job.out), report.files, q2c::HumanBytes(report.bytes), report.seconds, report.verified);
+  if (report.rounding.has_value()) {
+    text += fmt::format("rounded: {} values, largest error {:.3g}, relative to the weights {:.3g} (root mean square)\n", report.rounding->values, report.rounding->largest_error, report.rounding->relative_rms);
+  }
   if (report.in_place) text += "note: the output is a mount point, so its files were moved in one by one, config.json last; a crash in that moment leaves a folder without config.json\n";
   return text;
 }

@@ -68,6 +68,11 @@ void DescribeTensors(const Plan& plan, const Written& written, Manifest* manifes
   std::ranges::sort(manifest->dropped, {}, &ManifestDrop::name);
 }
 
+struct Verified {
+  std::string sentence;
+  std::optional<Rounding> rounding;
+};
+
 // The line of sha256sum: a name with a backslash or a newline is escaped and marked.
 std::string SumLine(const ManifestFile& file) {
   std::string name;
@@ -92,8 +97,8 @@ Status SyncAll(const Written& written) {
   return {};
 }
 
-Result<std::string> Verify(const PlannedJob& planned, const JobOptions& options, const Dir& dir, Progress* progress) {
-  if (options.verify == VerifyLevel::kNone) return std::string("not verified (--verify=none)");
+Result<Verified> Verify(const PlannedJob& planned, const JobOptions& options, const Dir& dir, Progress* progress) {
+  if (options.verify == VerifyLevel::kNone) return Verified{"not verified (--verify=none)", {}};
   // The manifest as it was written, not as it was meant.
   constexpr uint64_t kMaxManifest = 1'000'000'000;
   QC_ASSIGN(const InputFile file, InputFile::Open(dir, std::string(kManifestName)));
@@ -103,12 +108,16 @@ Result<std::string> Verify(const PlannedJob& planned, const JobOptions& options,
   const auto count = [&](uint64_t bytes) { progress->Add(bytes); };
   progress->Begin("reading back", planned.plan.OutputBytes());
   QC_TRY(VerifyHashes(dir, manifest, {options.jobs, options.verify_read, check_stop, count}));
-  if (options.verify == VerifyLevel::kHash) return fmt::format("{} files read back, every byte as it was meant", manifest.files.size());
+  if (options.verify == VerifyLevel::kHash) return Verified{fmt::format("{} files read back, every byte as it was meant", manifest.files.size()), {}};
   progress->Begin("comparing", planned.plan.OutputBytes());
   QC_ASSIGN(const Checkpoint output, Checkpoint::Open(dir.path(), Links::kRefuse));
   QC_ASSIGN(const Compared compared, CompareExact(*planned.checkpoint, output, manifest, {options.jobs, check_stop, count}));
-  return fmt::format("{} files read back, every byte as it was meant; {} weights of {} linears decoded from both sides and equal, {} other tensors equal byte for byte",
-                     manifest.files.size(), compared.weights, compared.linears, compared.tensors);
+  Verified verified;
+  const bool rounded = compared.rounded_weights > 0;
+  verified.sentence = fmt::format("{} files read back, every byte as it was meant; {} weights of {} linears decoded from both sides and {}, {} other tensors {}", manifest.files.size(), compared.weights,
+                                  compared.linears, rounded ? "equal or rounded to the nearest" : "equal", compared.tensors, planned.plan.Worst() < Exactness::kSameValues ? "equal byte for byte" : "equal or as planned");
+  if (rounded) verified.rounding = Rounding{compared.rounded_weights, compared.largest_error, compared.relative_rms};
+  return verified;
 }
 
 }  // namespace
@@ -169,14 +178,14 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   // From the device the bytes can be read only after they have reached it; from the cache
   // they are read while the disk is still at work.
   if (options.verify_read == ReadFrom::kDevice) QC_TRY(SyncAll(written));
-  QC_ASSIGN(std::string verified, Verify(planned, options, dir, &progress));
+  QC_ASSIGN(Verified verified, Verify(planned, options, dir, &progress));
   QC_TRY(SyncAll(written));
   QC_TRY(planned.checkpoint->CheckUnchanged());
   QC_TRY(CheckStop(options.stop));
   QC_TRY(staging.Commit());
   progress.End();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return JobReport{plan.OutputBytes(), written.files.size(), std::move(verified), seconds, staging.in_place()};
+  return JobReport{plan.OutputBytes(), written.files.size(), std::move(verified.sentence), verified.rounding, seconds, staging.in_place()};
 }
 
 }  // namespace q2c

@@ -44,10 +44,18 @@ struct PlannedJob {
 // Reads and plans; writes nothing.
 Result<PlannedJob> PlanJob(const JobOptions& options);
 
+// What rounding did, measured over every value that was rounded.
+struct Rounding {
+  uint64_t values = 0;
+  double largest_error = 0;
+  double relative_rms = 0;  // root of (sum of squared errors / sum of squared values)
+};
+
 struct JobReport {
   uint64_t bytes = 0;
   size_t files = 0;
   std::string verified;  // a sentence
+  std::optional<Rounding> rounding;  // with --verify=exact, where anything was rounded
   double seconds = 0;
   bool in_place = false;
 };

@@ -66,7 +66,7 @@ class Comparison {
     const uint64_t inputs = std::max<uint64_t>(1, most / kInputUnit) * kInputUnit;
     for (uint64_t k = 0; k < claim_.in_features; k += inputs) {
       if (options_.check_stop) QC_TRY(options_.check_stop());
-      const Tile tile = {k, std::min(inputs, claim_.in_features - k), first_output, outputs};
+      const ReferenceTile tile = {k, std::min(inputs, claim_.in_features - k), first_output, outputs};
       QC_TRY(Dense() ? CompareWeights(tile) : CompareCodes(tile));
       const uint64_t bits = !Dense() ? claim_.bits : claim_.layout == "dense-fp32" ? 32 : 16;
       if (options_.progress) options_.progress(tile.inputs * outputs * bits / 8);
@@ -153,15 +153,16 @@ class Comparison {
     // Of the scale as it was, or as it is now that it was rounded itself.
     double expected = 0;
     for (const uint32_t scale : {a_.scales[i], b_.scales[j]}) {
-      const double product = a_.zeros[i] == 0 ? 0.0 : -NumberOf(scale) * a_.zeros[i];
+      const double product = -NumberOf(scale) * a_.zeros[i];
       expected = RoundedTo(product, b_.offset_dtype);
-      if (std::isfinite(expected) && FloatBits(expected) == b_.offsets[j] && (rounded_ || expected == product)) return {};
+      // As numbers: the sign of a zero means nothing.
+      if (std::isfinite(expected) && expected == NumberOf(b_.offsets[j]) && (rounded_ || expected == product)) return {};
     }
     return Mismatch("exact-linear", "linear '{}': offset of group {}, output {} is {}, expected {} for scale {} and zero point {}{}", Escape(claim_.name), j / outputs_, first_ + j % outputs_,
                     NumberOf(b_.offsets[j]), expected, NumberOf(a_.scales[i]), a_.zeros[i], rounded_ ? "" : ", exactly");
   }
 
-  Status CompareCodes(const Tile& tile) {
+  Status CompareCodes(const ReferenceTile& tile) {
     QC_TRY(ReferenceCodes(source_, tile, &x_));
     QC_TRY(Written(ReferenceCodes(output_, tile, &y_), claim_));
     if (any_step_ || x_ != y_) {
@@ -178,7 +179,7 @@ class Comparison {
     return {};
   }
 
-  Error DifferentCode(const Tile& tile, uint64_t k) const {
+  Error DifferentCode(const ReferenceTile& tile, uint64_t k) const {
     const uint64_t input = tile.first_input + k;
     uint64_t n = 0;
     const auto step = [&] { return int{steps_[GroupOf(b_, input) * outputs_ + n]}; };
@@ -207,45 +208,56 @@ class Comparison {
     }
   }
 
-  void MeasureCodes(const Tile& tile) {
+  void MeasureCodes(const ReferenceTile& tile) {
     Row from;
     Row to;
     for (uint64_t k = 0; k < tile.inputs; ++k) {
       const uint64_t input = tile.first_input + k;
       if (k == 0 || a_.group_index[input] != a_.group_index[input - 1]) FillRow(a_, GroupOf(a_, input), true, &from);
       if (k == 0 || b_.group_index[input] != b_.group_index[input - 1]) FillRow(b_, GroupOf(b_, input), false, &to);
-      for (uint64_t n = 0; n < outputs_; ++n) {
-        const size_t at = k * outputs_ + n;
-        measure_->Add(from.scales[n] * x_[at] + from.offsets[n], to.scales[n] * y_[at] + to.offsets[n]);
-      }
+      const uint8_t* x = x_.data() + k * outputs_;
+      const uint8_t* y = y_.data() + k * outputs_;
+      Measure sum;
+      for (uint64_t n = 0; n < outputs_; ++n) sum.Add(from.scales[n] * x[n] + from.offsets[n], to.scales[n] * y[n] + to.offsets[n]);
+      measure_->Add(sum);
     }
   }
 
   // Dense: the product in float32, then one rounding.
-  Status CompareWeights(const Tile& tile) {
+  template <Dtype kDtype>
+  Status CompareWeightsAs(const ReferenceTile& tile) {
     QC_TRY(ReferenceCodes(source_, tile, &x_));
     QC_TRY(Written(ReferenceWeights(output_, tile, &weights_), claim_));
-    const Dtype dtype = claim_.layout == "dense-fp16" ? Dtype::kF16 : claim_.layout == "dense-bf16" ? Dtype::kBF16 : Dtype::kF32;
     Row row;
     for (uint64_t k = 0; k < tile.inputs; ++k) {
       const uint64_t input = tile.first_input + k;
       const uint64_t group = GroupOf(a_, input);
+      const uint8_t* x = x_.data() + k * outputs_;
+      const float* y = weights_.data() + k * outputs_;
+      const uint32_t* scales = a_.scales.data() + group * outputs_;
+      const uint16_t* zeros = a_.zeros.data() + group * outputs_;
       if (rounded_ && (k == 0 || a_.group_index[input] != a_.group_index[input - 1])) FillRow(a_, group, true, &row);
       for (uint64_t n = 0; n < outputs_; ++n) {
-        const size_t at = k * outputs_ + n;
-        const size_t i = group * outputs_ + n;
-        const float product = std::bit_cast<float>(a_.scales[i]) * static_cast<float>(int{x_[at]} - int{a_.zeros[i]});
-        const double expected = rounded_ ? RoundedTo(product, dtype) : product;
-        const bool infinite = std::isinf(expected) && !std::isinf(product);
-        const bool both_nan = std::isnan(product) && std::isnan(weights_[at]);
-        if (infinite || (FloatBits(expected) != std::bit_cast<uint32_t>(weights_[at]) && !both_nan)) {
-          return Mismatch("exact-linear", "linear '{}': weight of input {}, output {} is {} in the source and {} in what was written{}", Escape(claim_.name), input, first_ + n, product, weights_[at],
+        const float product = std::bit_cast<float>(scales[n]) * static_cast<float>(int{x[n]} - int{zeros[n]});
+        const double expected = rounded_ ? RoundedTo(product, kDtype) : product;
+        const bool same = FloatBits(expected) == std::bit_cast<uint32_t>(y[n]) && (std::isfinite(expected) || !std::isfinite(product));
+        if (!same && !(std::isnan(product) && std::isnan(y[n]))) {
+          return Mismatch("exact-linear", "linear '{}': weight of input {}, output {} is {} in the source and {} in what was written{}", Escape(claim_.name), input, first_ + n, product, y[n],
                           rounded_ ? fmt::format(", expected {}", expected) : "");
         }
-        if (rounded_) measure_->Add(row.scales[n] * x_[at] + row.offsets[n], weights_[at]);
       }
+      if (!rounded_) continue;
+      Measure sum;
+      for (uint64_t n = 0; n < outputs_; ++n) sum.Add(row.scales[n] * x[n] + row.offsets[n], y[n]);
+      measure_->Add(sum);
     }
     return {};
+  }
+
+  Status CompareWeights(const ReferenceTile& tile) {
+    if (claim_.layout == "dense-fp16") return CompareWeightsAs<Dtype::kF16>(tile);
+    if (claim_.layout == "dense-bf16") return CompareWeightsAs<Dtype::kBF16>(tile);
+    return CompareWeightsAs<Dtype::kF32>(tile);
   }
 
   const ManifestLinear& claim_;

@@ -62,7 +62,7 @@ Result<const Description*> Describe(const StoredLinear& linear, bool dense) {
                    linear.group_size, linear.bits, linear.layout);
 }
 
-Status CheckTile(const StoredLinear& linear, const Tile& tile) {
+Status CheckTile(const StoredLinear& linear, const ReferenceTile& tile) {
   const auto within = [](uint64_t first, uint64_t count, uint64_t all) { return count > 0 && first < all && count <= all - first; };
   if (within(tile.first_input, tile.inputs, linear.in_features) && within(tile.first_output, tile.outputs, linear.out_features)) return {};
   return Internal("linear '{}': a tile lies outside of it", Escape(linear.name));
@@ -75,13 +75,13 @@ std::span<const std::string_view> ReferenceParts(std::string_view layout) {
   return description == nullptr ? std::span<const std::string_view>() : description->parts;
 }
 
-Status ReferenceCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status ReferenceCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   QC_ASSIGN(const Description* description, Describe(linear, false));
   QC_TRY(CheckTile(linear, tile));
   return description->codes(linear, tile, codes);
 }
 
-Status ReferenceWeights(const StoredLinear& linear, const Tile& tile, std::vector<float>* weights) {
+Status ReferenceWeights(const StoredLinear& linear, const ReferenceTile& tile, std::vector<float>* weights) {
   QC_ASSIGN(const Description* description, Describe(linear, true));
   QC_TRY(CheckTile(linear, tile));
   QC_ASSIGN(const TensorInfo* tensor, Part(linear, "weight", {description->dense}, {linear.out_features, linear.in_features}));

@@ -30,7 +30,7 @@ std::span<const std::string_view> ReferenceParts(std::string_view layout);
 
 // Some inputs of some outputs. Any borders will do; reading is cheapest where the tile is as
 // wide as the tensor.
-struct Tile {
+struct ReferenceTile {
   uint64_t first_input = 0;
   uint64_t inputs = 0;
   uint64_t first_output = 0;
@@ -38,9 +38,9 @@ struct Tile {
 };
 
 // Code (k, n) at [(k - first_input) * outputs + (n - first_output)], unsigned in every layout.
-Status ReferenceCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
+Status ReferenceCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
 // The same of a dense layout: its weights, widened.
-Status ReferenceWeights(const StoredLinear& linear, const Tile& tile, std::vector<float>* weights);
+Status ReferenceWeights(const StoredLinear& linear, const ReferenceTile& tile, std::vector<float>* weights);
 
 // Where a layout stores offsets −scale·zero and none of the zero points that the codes can
 // have is near one (or the scale is not a number).

@@ -12,7 +12,7 @@ constexpr uint64_t kDense = 0;  // codes follow one another bit by bit, across t
 enum class Words { kDownTheInputs, kAlongTheInputs };  // [words, N] or [N, words]
 
 // The codes of an output fill a column or a row of words, lowest bits first.
-Status StreamCodes(const StoredLinear& linear, std::string_view part, Words order, uint64_t per_word, const Tile& tile, std::vector<uint8_t>* codes) {
+Status StreamCodes(const StoredLinear& linear, std::string_view part, Words order, uint64_t per_word, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   const uint64_t bits = linear.bits;
   const uint64_t in = linear.in_features;
   const uint64_t length = per_word == kDense ? CeilDiv(in * bits, 32) : CeilDiv(in, per_word);
@@ -50,7 +50,7 @@ Status Unfit(const StoredLinear& linear, std::string_view what) {
 // The block rows of a tile: `handle` gets the blocks of up to 64 outputs side by side, which
 // stay in the first cache while their bytes are walked over across the outputs.
 template <typename Handle>
-Status ForBlocks(const StoredLinear& linear, Dtype dtype, const Tile& tile, std::vector<uint8_t>* codes, Handle handle) {
+Status ForBlocks(const StoredLinear& linear, Dtype dtype, const ReferenceTile& tile, std::vector<uint8_t>* codes, Handle handle) {
   constexpr uint64_t kBlock = 32;
   constexpr uint64_t kOutputs = 64;
   if (linear.in_features % kBlock != 0) return Unfit(linear, "a multiple of 32 inputs");
@@ -72,31 +72,31 @@ Status ForBlocks(const StoredLinear& linear, Dtype dtype, const Tile& tile, std:
 
 }  // namespace
 
-Status GptqCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status GptqCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   if (linear.in_features * linear.bits % 32 != 0) return Unfit(linear, "inputs that fill whole words");
   return StreamCodes(linear, "qweight", Words::kDownTheInputs, kDense, tile, codes);
 }
 
-Status CompressedCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status CompressedCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   return StreamCodes(linear, "weight_packed", Words::kAlongTheInputs, kDense, tile, codes);
 }
 
-Status PaddedCompressedCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status PaddedCompressedCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   return StreamCodes(linear, "weight_packed", Words::kAlongTheInputs, 32 / linear.bits, tile, codes);
 }
 
-Status MlxCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status MlxCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   if (linear.in_features * linear.bits % 32 != 0) return Unfit(linear, "inputs that fill whole words");
   return StreamCodes(linear, "weight", Words::kAlongTheInputs, kDense, tile, codes);
 }
 
-Status AwqGemvCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status AwqGemvCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   if (linear.in_features % 8 != 0) return Unfit(linear, "a multiple of 8 inputs");
   return StreamCodes(linear, "qweight", Words::kAlongTheInputs, kDense, tile, codes);
 }
 
 // qweight [K, N/8]: word (k, c) holds outputs 8c + 0, 2, 4, 6, 1, 3, 5, 7 from the lowest nibble up.
-Status AwqGemmCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status AwqGemmCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   constexpr std::array<uint8_t, 8> kOutputOfNibble = {0, 2, 4, 6, 1, 3, 5, 7};
   if (linear.out_features % 8 != 0) return Unfit(linear, "a multiple of 8 outputs");
   QC_ASSIGN(const TensorInfo* tensor, Part(linear, "qweight", kWordDtypes, {linear.in_features, linear.out_features / 8}));
@@ -116,7 +116,7 @@ Status AwqGemmCodes(const StoredLinear& linear, const Tile& tile, std::vector<ui
 }
 
 // qweight I16 [N/4, K].
-Status AwqFastCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status AwqFastCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   if (linear.out_features % 4 != 0 || linear.in_features % 64 != 0) return Unfit(linear, "a multiple of 4 outputs and of 64 inputs");
   QC_ASSIGN(const TensorInfo* tensor, Part(linear, "qweight", kShortDtypes, {linear.out_features / 4, linear.in_features}));
   const uint64_t first_row = tile.first_output / 4;
@@ -139,7 +139,7 @@ Status AwqFastCodes(const StoredLinear& linear, const Tile& tile, std::vector<ui
 }
 
 // B [K/16, 2N]: squares of 16 inputs and 64 outputs, dealt out to the lanes of a warp.
-Status MarlinCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status MarlinCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   if (linear.in_features % 16 != 0 || linear.out_features % 64 != 0) return Unfit(linear, "a multiple of 16 inputs and of 64 outputs");
   QC_ASSIGN(const TensorInfo* tensor, Part(linear, "B", kWordDtypes, {linear.in_features / 16, 2 * linear.out_features}));
   const uint64_t first_row = tile.first_input / 16;
@@ -163,7 +163,7 @@ Status MarlinCodes(const StoredLinear& linear, const Tile& tile, std::vector<uin
 }
 
 // Q4_0: f16 d, Q4_1: f16 d and m; then 16 bytes, byte j holding inputs j and j + 16.
-Status Q4Codes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status Q4Codes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   const Dtype dtype = linear.layout == "gguf-q4_0" ? Dtype::kQ4_0 : Dtype::kQ4_1;
   return ForBlocks(linear, dtype, tile, codes, [&](uint64_t width, uint64_t k, const std::byte* blocks, uint64_t stride, uint64_t n, uint64_t outputs) {
     for (uint64_t j = 0; j < 16; ++j) {
@@ -179,7 +179,7 @@ Status Q4Codes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t
 }
 
 // f16 d, then 32 signed bytes; −128 is code 0.
-Status Q8Codes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes) {
+Status Q8Codes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes) {
   return ForBlocks(linear, Dtype::kQ8_0, tile, codes, [&](uint64_t width, uint64_t k, const std::byte* blocks, uint64_t stride, uint64_t n, uint64_t outputs) {
     for (uint64_t j = 0; j < 32; ++j) {
       const uint64_t input = k + j - tile.first_input;  // wraps below the tile

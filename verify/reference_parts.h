@@ -15,21 +15,21 @@ struct Columns {
 };
 
 // What a description consists of. A function reads what it is asked for and nothing else.
-using CodesFn = Status (*)(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
+using CodesFn = Status (*)(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
 // Fills zeros (or offsets) and scales for a range of outputs; group_index only if it is not trivial.
 using ParametersFn = Status (*)(const StoredLinear& linear, Columns outputs, ReferenceParameters* parameters);
 
 // reference_codes.cc
-Status GptqCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status CompressedCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status PaddedCompressedCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status MlxCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status AwqGemmCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status AwqGemvCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status AwqFastCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status MarlinCodes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status Q4Codes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
-Status Q8Codes(const StoredLinear& linear, const Tile& tile, std::vector<uint8_t>* codes);
+Status GptqCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status CompressedCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status PaddedCompressedCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status MlxCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status AwqGemmCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status AwqGemvCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status AwqFastCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status MarlinCodes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status Q4Codes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
+Status Q8Codes(const StoredLinear& linear, const ReferenceTile& tile, std::vector<uint8_t>* codes);
 
 // reference_parameters.cc
 Status GptqV1Parameters(const StoredLinear& linear, Columns outputs, ReferenceParameters* parameters);

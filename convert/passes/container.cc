@@ -15,6 +15,15 @@ Status NameForGguf(Plan* plan) {
     if (!theirs.has_value()) return Refused("gguf-name", "tensor '{}' has no place in a GGUF file of '{}'; leave it out with --drop if it is of no use", Escape(name), architecture.model_type);
     return *std::move(theirs);
   };
+  // Where llama.cpp ties no head to the embedding, the embedding is written twice.
+  const Json* own_head = architecture.definition.Find("gguf_needs_head");
+  const auto named = [&](std::string_view name) { return std::ranges::find(plan->tensors, name, &PlannedTensor::name); };
+  if (own_head != nullptr && named("lm_head.weight") == plan->tensors.end()) {
+    PlannedTensor head = *named("model.embed_tokens.weight");
+    head.name = "lm_head.weight";
+    head.reason = "llama.cpp wants a head of its own for this architecture; it is the embedding, with which config.json ties it";
+    plan->tensors.push_back(std::move(head));
+  }
   for (PlannedTensor& tensor : plan->tensors) {
     QC_ASSIGN(tensor.name, place(tensor.name));
     while (tensor.shape.size() > 1 && tensor.shape.front() == 1) tensor.shape.erase(tensor.shape.begin());

@@ -257,7 +257,7 @@ TEST_F(Compare, BugInTheCodecIsNoticedAndNothingIsLeft) {
   for (const auto encode : {WrongZeros<0>, WrongZeros<1>, WrongZeros<2>, WrongZeros<3>}) {
     JobOptions job = test::TinyJob(in_, out_);
     PlannedJob planned = Must(PlanJob(job));
-    PartCodec wrong = *std::ranges::find(planned.plan.layout->parts, "qzeros", &PartCodec::suffix);
+    PartCodec wrong = *std::ranges::find(planned.plan.linears.begin()->second.layout->parts, "qzeros", &PartCodec::suffix);
     wrong.encode = encode;
     for (PlannedTensor& tensor : planned.plan.tensors) {
       if (tensor.name == kDown + ".qzeros") tensor.part = &wrong;
