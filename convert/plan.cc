@@ -29,6 +29,7 @@ uint64_t Plan::OutputBytes() const {
 std::vector<std::string> Plan::LayoutNames() const {
   std::set<std::string> names;
   for (const auto& [name, linear] : linears) names.emplace(linear.layout->name);
+  if (names.empty()) names.emplace(target.layouts.front().layout->name);  // all was float before
   return {names.begin(), names.end()};
 }
 
@@ -38,7 +39,10 @@ Exactness Plan::Worst() const {
   return worst;
 }
 
-std::string_view Plan::Method() const { return linears.empty() ? "" : linears.begin()->second.layout->method; }
+std::string_view Plan::Method() const {
+  const auto quantised = std::ranges::find_if(linears, [](const auto& entry) { return entry.second.quantised(); });
+  return quantised == linears.end() ? "" : quantised->second.layout->method;
+}
 
 std::map<std::string, size_t, std::less<>> Plan::ByName() const {
   std::map<std::string, size_t, std::less<>> names;

@@ -30,6 +30,8 @@ struct PlannedLinear {
   QuantShape shape;                // group_size and groups are those of the output
   Exactness exactness = Exactness::kSameCodes;
   std::string rounds;              // why a value changes, with kRounded
+
+  bool quantised() const { return !layout->IsDense(); }
 };
 
 struct PlannedTensor {
@@ -113,7 +115,7 @@ struct Plan {
   uint64_t OutputBytes() const;    // all files, without manifest and sums
   std::vector<std::string> LayoutNames() const;  // of the linears in the output
   Exactness Worst() const;  // of all tensors
-  std::string_view Method() const;  // of those layouts, "gptq"; they share one
+  std::string_view Method() const;  // of the quantised ones among them, "gptq"; they share one. Empty: all are dense
   // Index into `tensors` by name.
   std::map<std::string, size_t, std::less<>> ByName() const;
 };

@@ -57,7 +57,8 @@ Status Encode(const Plan& plan, const PlannedTensor& tensor, uint64_t from, Muta
     if (tiles->axis == Axis::kOutputs) tile = {0, source.in_features, first, count};
     else tile = {first, count, 0, source.out_features};
   }
-  const auto components = static_cast<uint8_t>(tensor.part->components & ~(kFromScales | kSizes));
+  auto components = static_cast<uint8_t>(tensor.part->components & ~(kFromScales | kSizes));
+  if ((tensor.part->components & kFromScales) != 0) components |= kScales;
   QC_ASSIGN(QuantLinear linear, DecodeLinear(*plan.model, *tensor.linear->linear, components, tile));
   if (tile.inputs == source.in_features) SplitGroups(tensor.linear->shape.group_size, &linear);
   return tensor.part->encode(linear, out);

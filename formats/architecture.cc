@@ -234,7 +234,8 @@ std::optional<std::string> Architecture::CanonicalName(const Skeleton& skeleton,
   const auto known = [&](const std::string& candidate) {
     if (skeleton.tensors.contains(candidate)) return true;
     const auto [linear, part] = SplitPart(candidate);
-    return IsPart(part) && skeleton.linears.contains(linear);
+    // MLX quantises the embedding as well.
+    return IsPart(part) && (skeleton.linears.contains(linear) || (part != "bias" && skeleton.IsMatrix(linear + ".weight")));
   };
   const auto [gguf, part] = SplitPart(name);
   const Numbered numbered = NumbersOut(gguf);

@@ -34,6 +34,12 @@ struct Skeleton {
   std::map<std::string, ExpectedTensor, std::less<>> tensors;
   std::map<std::string, ExpectedLinear, std::less<>> linears;
   uint64_t layers = 0;
+
+  // Is it a tensor of two dimensions, such as an embedding?
+  bool IsMatrix(std::string_view tensor) const {
+    const auto found = tensors.find(tensor);
+    return found != tensors.end() && found->second.shape.size() == 2;
+  }
 };
 
 struct Architecture {

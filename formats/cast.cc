@@ -30,7 +30,7 @@ void Widen(const std::byte* from, Dtype dtype, uint64_t count, Run* values) {
     return;
   }
   const bool offset = dtype == Dtype::kQ4_1;
-  const float add = offset ? HalfToFloat(Load<uint16_t>(from + 2)) : 0.0F;
+  const float add = offset ? HalfToFloat(Load<uint16_t>(from + 2)) : -0.0F;  // adding −0 changes nothing, not even the sign of a zero
   const int middle = offset ? 0 : 8;
   for (uint64_t i = 0; i < kBlock / 2; ++i) {
     const auto byte = std::to_integer<int>(from[(offset ? 4 : 2) + i]);

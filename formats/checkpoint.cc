@@ -40,10 +40,12 @@ bool IsAny(std::string_view name, const Range& names) {
 // "model-00002-of-00003.safetensors" -> {"model", 2, 3}
 struct ShardName {
   std::string stem;
+  std::string extension;  // ".safetensors"
   uint64_t number = 0;
   uint64_t count = 0;
 };
-std::optional<ShardName> ParseShardName(std::string_view name) {
+std::optional<ShardName> ParseShardName(const std::string& full) {
+  std::string_view name = full;
   const size_t extension = name.rfind('.');
   if (extension == std::string_view::npos) return std::nullopt;
   name = name.substr(0, extension);
@@ -51,7 +53,7 @@ std::optional<ShardName> ParseShardName(std::string_view name) {
   if (of == std::string_view::npos) return std::nullopt;
   const size_t dash = name.rfind('-', of - 1);
   if (of == 0 || dash == std::string_view::npos) return std::nullopt;
-  ShardName shard{std::string(name.substr(0, dash)), 0, 0};
+  ShardName shard{std::string(name.substr(0, dash)), full.substr(name.size()), 0, 0};
   const auto number = [](std::string_view text, uint64_t* out) {
     const auto [rest, ec] = std::from_chars(text.data(), text.data() + text.size(), *out);
     return ec == std::errc{} && rest == text.data() + text.size();
@@ -62,16 +64,24 @@ std::optional<ShardName> ParseShardName(std::string_view name) {
 
 // Without an index only the names say whether all shards are there.
 Status CheckNumbering(const std::vector<std::string>& names) {
-  std::map<std::pair<std::string, uint64_t>, std::set<uint64_t>> sets;
+  struct Series {
+    std::string extension;
+    std::set<uint64_t> numbers;
+  };
+  std::map<std::pair<std::string, uint64_t>, Series> sets;
   for (const std::string& name : names) {
-    if (const std::optional<ShardName> shard = ParseShardName(name)) sets[{shard->stem, shard->count}].insert(shard->number);
+    if (const std::optional<ShardName> shard = ParseShardName(name)) {
+      Series& series = sets[{shard->stem, shard->count}];
+      series.extension = shard->extension;
+      series.numbers.insert(shard->number);
+    }
   }
-  for (const auto& [key, numbers] : sets) {
+  for (const auto& [key, series] : sets) {
     for (uint64_t i = 1; i <= key.second; ++i) {
-      if (!numbers.contains(i)) {
-        return Malformed("shard-missing", "shard '{}-{:05}-of-{:05}' is missing; complete the download", Escape(key.first), i, key.second);
+      if (!series.numbers.contains(i)) {
+        return Malformed("shard-missing", "shard '{}-{:05}-of-{:05}{}' is missing; complete the download", Escape(key.first), i, key.second, series.extension);
       }
-      if (i > numbers.size() + 1) break;
+      if (i > series.numbers.size() + 1) break;
     }
   }
   return {};
@@ -348,12 +358,11 @@ Status Checkpoint::CheckUnchanged() const {
 }
 
 Result<bool> SameBytes(const Checkpoint& a, const TensorInfo& x, const Checkpoint& b, const TensorInfo& y) {
-  // GGUF writes [1, n] as [n].
-  const auto squeezed = [](Shape shape) {
-    std::erase(shape, 1U);
-    return shape;
-  };
-  if (x.dtype != y.dtype || squeezed(x.shape) != squeezed(y.shape)) return false;
+  return x.dtype == y.dtype && x.shape == y.shape ? SameData(a, x, b, y) : Result<bool>(false);
+}
+
+Result<bool> SameData(const Checkpoint& a, const TensorInfo& x, const Checkpoint& b, const TensorInfo& y) {
+  if (x.bytes != y.bytes) return false;
   uint64_t offset = 0;
   bool same = true;
   std::vector<std::byte> other;

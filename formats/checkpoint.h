@@ -80,7 +80,9 @@ class Checkpoint {
   std::vector<Note> notes_;
 };
 
-// Are the two tensors equal, byte for byte? (Not their names.)
+// Are the bytes of the two tensors equal, whatever their dtypes and shapes say?
+Result<bool> SameData(const Checkpoint& a, const TensorInfo& x, const Checkpoint& b, const TensorInfo& y);
+// Are the two tensors equal: dtype, shape and bytes? (Not their names.)
 Result<bool> SameBytes(const Checkpoint& a, const TensorInfo& x, const Checkpoint& b, const TensorInfo& y);
 
 inline constexpr std::string_view kConfigName = "config.json";

@@ -60,12 +60,16 @@ Status AssignTensors(const ModelOptions& options, Model* model) {
       return Malformed("tensor-twice", "tensors '{}' and '{}' both mean '{}'", Escape(tensors[other->second].name), Escape(name), Escape(*canonical));
     }
     model->canonical[i] = *canonical;
-    if (model->skeleton.tensors.contains(*canonical)) {
+    const auto [linear, part] = SplitPart(*canonical);
+    const auto matrix = model->skeleton.tensors.find(linear + ".weight");
+    // An embedding in the parts of a layout is treated as the linear that it is stored as.
+    const bool packed = tensors[i].dtype == Dtype::kU32 && part == "weight" && model->skeleton.IsMatrix(*canonical);
+    if (model->skeleton.tensors.contains(*canonical) && !packed) {
       model->tensors[*canonical] = i;
     } else {
-      const auto [linear, part] = SplitPart(*canonical);
       Linear& entry = model->linears[linear];
-      entry.expected = model->skeleton.linears.find(linear)->second;
+      if (matrix == model->skeleton.tensors.end()) entry.expected = model->skeleton.linears.find(linear)->second;
+      else entry.expected = {linear, matrix->second.shape[1], matrix->second.shape[0], false, false, false, ""};
       entry.parts[part] = i;
     }
   }
@@ -89,6 +93,7 @@ Error Missing(const Model& model, const std::string& name, std::string what) {
 Status CheckShapes(const Model& model) {
   for (const auto& [name, expected] : model.skeleton.tensors) {
     const auto found = model.tensors.find(name);
+    if (found == model.tensors.end() && model.linears.contains(SplitPart(name).first)) continue;  // stored in the parts of a layout
     if (found == model.tensors.end()) return Missing(model, name, fmt::format("tensor '{}' is missing", Escape(name)));
     const TensorInfo& info = model.info(found->second);
     if (info.shape != expected.shape) {
@@ -203,7 +208,6 @@ Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& 
     return Malformed("quant-config-missing", "linear '{}' is quantised, but neither config.json nor quantize_config.json says how; if these are the right files, write quantize_config.json with what the tensors show: {{\"bits\": {}, \"group_size\": {}}}",
                      Escape(first->first), shape.bits, shape.groups == 1 ? -1 : static_cast<int64_t>(shape.group_size));
   }
-  if (!model.AnyQuantised()) return Refused("not-quantised", "no linear is quantised; there is nothing to convert for these targets");
   QC_TRY(SettleZeros(options, &model));
   return model;
 }

@@ -108,6 +108,7 @@ Status ReadZeros(const Model& model, Linear* linear) {
   traits.symmetric = *smallest == *largest && *smallest == traits.shape.MidCode();
   traits.has_zero_0 = *smallest == 0;
   traits.nearest_zeros = decoded.nearest_zeros;
+  traits.no_zeros = decoded.no_zeros;
   return {};
 }
 

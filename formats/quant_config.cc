@@ -76,7 +76,7 @@ Result<QuantConfig> ReadOne(const Json& json, std::string where) {
   // AutoAWQ says 'version', and used to write it in capitals.
   for (const char* key : {"checkpoint_format", "format", "version"}) {
     const Json* value = json.Find(key);
-    if (value == nullptr || !value->is_string() || (key == std::string_view("version") && config.quant_method == "gptq")) continue;
+    if (value == nullptr || !value->is_string() || (key == std::string_view("version") && config.quant_method != "awq")) continue;
     std::string text = value->text();
     std::ranges::transform(text, text.begin(), [](unsigned char c) { return c < 0x80 ? std::tolower(c) : c; });
     if (!config.checkpoint_format.empty() && config.checkpoint_format != text) {

@@ -32,6 +32,7 @@ void SplitGroups(uint64_t group_size, QuantLinear* linear) {
   if (group_size == shape.group_size) return;
   const uint64_t groups = CeilDiv(shape.in_features, group_size);
   const uint64_t outputs = shape.out_features;
+  if (!linear->offsets.empty()) linear->offsets = RepeatRows(linear->offsets, outputs, groups, group_size, shape.group_size);
   if (!linear->zeros.empty()) linear->zeros = RepeatRows(linear->zeros, outputs, groups, group_size, shape.group_size);
   if (!linear->scales.empty()) {
     linear->scales = RepeatRows(linear->scales, outputs * InfoOf(linear->scale_dtype).bits / 8, groups, group_size, shape.group_size);

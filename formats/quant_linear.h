@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "formats/base/half.h"
@@ -41,9 +42,10 @@ struct QuantLinear {
   Dtype scale_dtype = Dtype::kF16;
   std::vector<std::byte> scales;
   std::vector<int32_t> group_index;
-  // The source stores an offset instead of a zero point, and somewhere it is not what the
-  // zero point and the scale come to: the zero points are then only the nearest ones.
-  bool nearest_zeros = false;
+  // Where the source stores offsets, weight = scale · code + offset, instead of zero points:
+  std::vector<float> offsets;  // [groups, out_features]; where one is −scale · zero, rounded, the zero point is meant
+  bool nearest_zeros = false;  // some offset is not what its zero point and scale come to
+  std::string no_zeros;        // the first offset that is near no zero point in range, in words
 
   float Scale(uint64_t group, uint64_t output) const { return ScaleAt(group * shape.out_features + output); }
   float ScaleAt(uint64_t i) const {

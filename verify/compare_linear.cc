@@ -62,6 +62,8 @@ class Comparison {
       QC_TRY(MapGroups());
       QC_TRY(CompareParameters());
     }
+    says_.resize(a_.offsets.size());
+    for (size_t i = 0; i < says_.size(); ++i) says_[i] = Reproduces(i);
     const uint64_t most = (Dense() ? kTileWeights : kTileCodes) / outputs;
     const uint64_t inputs = std::max<uint64_t>(1, most / kInputUnit) * kInputUnit;
     for (uint64_t k = 0; k < claim_.in_features; k += inputs) {
@@ -83,7 +85,7 @@ class Comparison {
         return Malformed("quant-group", "linear '{}': input {} is in group {}, expected 0 to {}", Escape(claim_.source), k, a_.group_index[k], groups - 1);
       }
     }
-    if (!Dense() && StoresOffsets(claim_.layout)) return {};  // held against each other
+    if (Dense() || StoresOffsets(claim_.layout)) return {};  // the offsets themselves count
     for (size_t i = 0; i < a_.offsets.size(); ++i) {
       if (a_.zeros[i] != kNoZero && (rounded_ || Reproduces(i))) continue;
       return Mismatch("exact-linear", "linear '{}': the offset of group {}, output {}, {} with scale {}, is no whole zero point, but was written as one", Escape(claim_.source),
@@ -195,6 +197,8 @@ class Comparison {
 
   static uint64_t GroupOf(const ReferenceParameters& parameters, uint64_t input) { return static_cast<uint64_t>(parameters.group_index[input]); }
 
+  bool Fills() const { return rounded_ || !a_.offsets.empty(); }
+
   // What the codes of one group are turned into. A source whose offset is no product of a
   // whole zero point means that offset.
   void FillRow(const ReferenceParameters& p, uint64_t group, bool source, Row* row) const {
@@ -236,9 +240,10 @@ class Comparison {
       const float* y = weights_.data() + k * outputs_;
       const uint32_t* scales = a_.scales.data() + group * outputs_;
       const uint16_t* zeros = a_.zeros.data() + group * outputs_;
-      if (rounded_ && (k == 0 || a_.group_index[input] != a_.group_index[input - 1])) FillRow(a_, group, true, &row);
+      if (Fills() && (k == 0 || a_.group_index[input] != a_.group_index[input - 1])) FillRow(a_, group, true, &row);
       for (uint64_t n = 0; n < outputs_; ++n) {
-        const float product = std::bit_cast<float>(scales[n]) * static_cast<float>(int{x[n]} - int{zeros[n]});
+        const bool says = a_.offsets.empty() || says_[group * outputs_ + n];
+        const float product = says ? std::bit_cast<float>(scales[n]) * static_cast<float>(int{x[n]} - int{zeros[n]}) : static_cast<float>(row.scales[n] * x[n] + row.offsets[n]);
         const double expected = rounded_ ? RoundedTo(product, kDtype) : product;
         const bool same = FloatBits(expected) == std::bit_cast<uint32_t>(y[n]) && (std::isfinite(expected) || !std::isfinite(product));
         if (!same && !(std::isnan(product) && std::isnan(y[n]))) {
@@ -272,6 +277,7 @@ class Comparison {
   ReferenceParameters a_;
   ReferenceParameters b_;
   std::vector<uint64_t> group_of_;
+  std::vector<bool> says_;      // [groups of the source, outputs_]: an offset that means its zero point
   std::vector<int16_t> steps_;  // [groups of the output, outputs_]
   bool any_step_ = false;
   std::vector<uint8_t> x_;

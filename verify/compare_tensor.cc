@@ -170,8 +170,9 @@ Status CompareTensor(const Checkpoint& source, const Checkpoint& output, const M
 
   const bool rounded = tensor.exactness == "rounded";
   const bool recast = tensor.action == "cast" || tensor.action == "quantise" || tensor.action == "dequantise";
-  if (recast && WithoutLeadingOnes(read->shape) != WithoutLeadingOnes(written->shape)) {
-    return Mismatch("exact-tensor", "tensor '{}' has shape {}, its source '{}' {}", Escape(tensor.name), ShapeText(written->shape), Escape(read->name), ShapeText(read->shape));
+  // GGUF writes [1, n] as [n].
+  if (WithoutLeadingOnes(read->shape) != WithoutLeadingOnes(written->shape) || (!recast && read->dtype != written->dtype)) {
+    return Mismatch("exact-tensor", "tensor '{}' is {} {}, its source '{}' {} {}", Escape(tensor.name), NameOf(written->dtype), ShapeText(written->shape), Escape(read->name), NameOf(read->dtype), ShapeText(read->shape));
   }
   if (tensor.action == "cast") return CompareCast(source, *read, output, *written, rounded, measure);
   if (tensor.action == "dequantise") return CompareDequantised(source, *read, output, *written);
@@ -179,7 +180,7 @@ Status CompareTensor(const Checkpoint& source, const Checkpoint& output, const M
     if (!rounded) return Mismatch("exact-tensor", "tensor '{}' is quantised, but said to be '{}'", Escape(tensor.name), Escape(tensor.exactness));
     return CompareQuantised(source, *read, output, *written, measure);
   }
-  QC_ASSIGN(const bool same, SameBytes(source, *read, output, *written));
+  QC_ASSIGN(const bool same, SameData(source, *read, output, *written));
   if (!same) return Mismatch("exact-tensor", "tensor '{}' differs from its source '{}'", Escape(tensor.name), Escape(read->name));
   return {};
 }

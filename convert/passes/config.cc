@@ -15,6 +15,7 @@ struct DtypeName {
 constexpr std::array kDtypeNames = {DtypeName{Dtype::kF16, "float16"}, DtypeName{Dtype::kBF16, "bfloat16"}, DtypeName{Dtype::kF32, "float32"}};
 
 // The computation follows the scales: 4.x forces float16 for GPTQ, 5.x believes the config.
+// A target that writes every tensor in one type says that one: loaders cast to it.
 Status EditDtype(Plan* plan, ConfigEditor* editor) {
   const Json* old_key = editor->Find("torch_dtype");
   const Json* new_key = editor->Find("dtype");
@@ -31,12 +32,15 @@ Status EditDtype(Plan* plan, ConfigEditor* editor) {
     mixed = mixed || (scales.has_value() && *scales != dtype);
     scales = dtype;
   }
-  if (!scales.has_value()) return {};
-  const Dtype dtype = mixed ? Dtype::kF16 : *scales;
+  const auto all = std::ranges::find(plan->target.floats, FloatRule::Kind::kAll, &FloatRule::kind);
+  const bool one_type = all != plan->target.floats.end();
+  if (!scales.has_value() && !one_type) return {};
+  const Dtype dtype = one_type ? all->dtype : mixed ? Dtype::kF16 : *scales;
   const auto name = std::ranges::find(kDtypeNames, dtype, &DtypeName::dtype)->name;
-  const std::string reason = fmt::format("the scales are {}; transformers before 4.56 reads torch_dtype, newer ones dtype", NameOf(dtype));
+  const std::string reason = fmt::format("the {} are {}; transformers before 4.56 reads torch_dtype, newer ones dtype", one_type ? "tensors" : "scales", NameOf(dtype));
   editor->Set("torch_dtype", Json::String(name), reason);
   editor->Set("dtype", Json::String(name), reason);
+  if (one_type) return {};
   for (const auto& [tensor, index] : model.tensors) {
     if (model.info(index).dtype == dtype) continue;
     plan->notes.push_back({"dtype-mixed", fmt::format("'{}' and others are {}, the scales are {}: the tensors are kept as they are and the loader casts them", tensor, NameOf(model.info(index).dtype), NameOf(dtype))});

@@ -159,6 +159,9 @@ Status PlanGguf(Plan* plan) {
   const auto read = [&](std::string_view file) -> Result<std::optional<std::string>> {
     const auto& sides = model.checkpoint->side_files();
     constexpr uint64_t kMaxTokenizer = 64'000'000;
+    for (const auto& [inner, content] : model.checkpoint->inner_files()) {
+      if (inner == file) return std::optional(content);
+    }
     if (std::ranges::find(sides, file, &SideFile::name) == sides.end()) return std::optional<std::string>();
     QC_ASSIGN(const InputFile in, model.checkpoint->location().OpenMember(std::string(file)));
     QC_ASSIGN(std::string text, in.ReadAll(kMaxTokenizer));

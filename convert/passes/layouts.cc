@@ -14,9 +14,17 @@ struct Attempt {
   bool only_rounding = false;  // --allow-rounding would do
 };
 
+const Layout* FloatLayout(Dtype dtype) {
+  return FindLayout(dtype == Dtype::kF16 ? "dense-fp16" : dtype == Dtype::kBF16 ? "dense-bf16" : "dense-fp32");
+}
+
 Result<Attempt> Try(const Model& model, const std::string& name, const Linear& linear, const LayoutRule& rule, bool allow_rounding) {
   const Layout& layout = *rule.layout;
   Attempt attempt;
+  // Embedding and head are no linears of a block: where the layout changes they become float.
+  if (!linear.expected.in_block && &layout != linear.layout && !layout.IsDense()) {
+    return Try(model, name, linear, {FloatLayout(linear.traits.scale_dtype), {}, {}}, allow_rounding);
+  }
   if (std::optional<std::string> why = rule.Refuses(linear.traits)) {
     attempt.refusal = *std::move(why);
     return attempt;
@@ -36,7 +44,12 @@ Result<Attempt> Try(const Model& model, const std::string& name, const Linear& l
     attempt.planned = std::move(planned);  // its bytes as they are
     return attempt;
   }
-  if (linear.traits.nearest_zeros) planned.rounds = fmt::format("offsets stored as '{}' are no whole zero points", linear.layout->name);
+  const bool any_offset = layout.StoresOffsets() || layout.IsDense();
+  if (!linear.traits.no_zeros.empty() && !any_offset) {
+    attempt.refusal = linear.traits.no_zeros;
+    return attempt;
+  }
+  if (linear.traits.nearest_zeros && !any_offset) planned.rounds = fmt::format("offsets stored as '{}' are no whole zero points", linear.layout->name);
   if (planned.rounds.empty() && layout.rounds != nullptr) {
     QC_ASSIGN(const QuantLinear parameters, DecodeLinear(model, linear, kZeros | kScales));
     planned.rounds = layout.rounds(parameters).value_or("");
@@ -101,6 +114,10 @@ void NoteZeros(const Model& model, Plan* plan) {
 // for all of them together.
 Status PassLayouts(Plan* plan) {
   const Model& model = *plan->model;
+  if (!model.AnyQuantised()) {
+    if (plan->target.layouts.front().layout->IsDense()) return {};
+    return Refused("not-quantised", "no linear is quantised; there is nothing to convert for this target (the dense-… targets take float models)");
+  }
   std::string first_refusal;
   bool only_rounding = false;
   const auto refuse = [&](const std::string& name, const LayoutRule& rule, const Attempt& attempt, size_t others) {

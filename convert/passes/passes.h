@@ -36,6 +36,7 @@ struct Survey {
   bool mixed = false;       // bits or group size differ between linears
 };
 Survey SurveyOf(const Plan& plan);
+const PlannedLinear& FirstQuantised(const Plan& plan);  // there is one
 // What a config says of one linear: the group size of the others where it fits as well, -1 for one group.
 int64_t SaidGroupSize(const PlannedLinear& linear, int64_t usual);
 

@@ -68,7 +68,7 @@ Status WriteGptqConfig(Plan* plan) {
   editor.Set("group_size", Json::Integer(truth.group_size), by_tensors);
   editor.Set("desc_act", Json::Bool(truth.act_order), truth.act_order ? "g_idx is scattered" : "g_idx is in order, whatever the quantiser did meanwhile");
   editor.Set("sym", Json::Bool(truth.symmetric), truth.symmetric ? "every zero point is 2^(bits-1)" : "zero points differ");
-  const Json format = Json::String(plan->linears.begin()->second.layout->format);
+  const Json format = Json::String(FirstQuantised(*plan).layout->format);
   editor.Set("checkpoint_format", format, "what the zero fields hold; transformers 4.x and optimum read this key");
   editor.Set("format", format, "the same for GPTQModel, which reads this key first");
   if (truth.act_order) editor.Set("act_group_aware", Json::Bool(false), "GPTQModel refuses it together with desc_act");
@@ -110,9 +110,10 @@ Status WriteGptqConfig(Plan* plan) {
 Survey SurveyOf(const Plan& plan) {
   Survey truth;
   std::map<std::pair<uint32_t, int64_t>, uint64_t> votes;
-  const bool one_group = std::ranges::all_of(plan.linears, [](const auto& entry) { return entry.second.shape.groups == 1; });
+  const bool one_group = std::ranges::all_of(plan.linears, [](const auto& entry) { return !entry.second.quantised() || entry.second.shape.groups == 1; });
   const std::optional<int64_t> said = plan.model->quant.has_value() ? plan.model->quant->group_size : std::nullopt;
   for (const auto& [name, linear] : plan.linears) {
+    if (!linear.quantised()) continue;
     const QuantShape& shape = linear.shape;
     truth.symmetric = truth.symmetric && linear.linear->traits.symmetric;
     truth.act_order = truth.act_order || linear.linear->traits.act_order;
@@ -128,6 +129,10 @@ Survey SurveyOf(const Plan& plan) {
   truth.group_size = most->first.second;
   truth.mixed = votes.size() > 1;
   return truth;
+}
+
+const PlannedLinear& FirstQuantised(const Plan& plan) {
+  return std::ranges::find_if(plan.linears, [](const auto& entry) { return entry.second.quantised(); })->second;
 }
 
 int64_t SaidGroupSize(const PlannedLinear& linear, int64_t usual) {

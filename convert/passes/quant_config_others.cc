@@ -13,7 +13,8 @@ namespace {
 std::vector<std::string> FloatLinears(const Plan& plan) {
   std::vector<std::string> names;
   for (const auto& [name, expected] : plan.model->skeleton.linears) {
-    if (!plan.linears.contains(name)) names.push_back(name);
+    const auto planned = plan.linears.find(name);
+    if (planned == plan.linears.end() || !planned->second.quantised()) names.push_back(name);
   }
   return names;
 }
@@ -56,6 +57,7 @@ Status WriteCompressedTensorsConfig(Plan* plan) {
   };
   std::map<Kind, std::vector<std::string>> kinds;
   for (const auto& [name, linear] : plan->linears) {
+    if (!linear.quantised()) continue;
     kinds[{linear.shape.bits, SaidGroupSize(linear, truth.group_size), linear.linear->traits.symmetric}].push_back(name);
   }
   Json groups = Json::Object();
@@ -77,7 +79,7 @@ Status WriteAwqConfig(Plan* plan) {
   QC_TRY(OnlyOneKind(*plan, truth));
   std::vector<std::string> floats = FloatLinears(*plan);
   std::erase(floats, "lm_head");  // left out by every loader
-  const std::string_view format = plan->linears.begin()->second.layout->format;
+  const std::string_view format = FirstQuantised(*plan).layout->format;
   Json block = Json::Object({{"quant_method", Text("awq")}, {"bits", Number(truth.bits)}, {"group_size", Number(truth.group_size)}, {"zero_point", Flag(true)}, {"version", Text(format)},
                              {"format", Text(format)}, {"modules_to_not_convert", floats.empty() ? Json() : StringList(floats)}});
   Replace(plan, "quantization_config", std::move(block), "what the linears are stored as, in AutoAWQ's words; zero_point: the zero points are stored, also where all are 8");
@@ -99,9 +101,10 @@ Status WriteMlxConfig(Plan* plan) {
   const auto settings = [](uint32_t bits, int64_t size) { return Json::Object({{"group_size", Number(size)}, {"bits", Number(bits)}, {"mode", Text("affine")}}); };
   // One group of the whole input is one group of that size here.
   const auto size_of = [](const PlannedLinear& linear) { return static_cast<int64_t>(linear.shape.group_size); };
-  const int64_t usual = truth.group_size > 0 ? truth.group_size : size_of(plan->linears.begin()->second);
+  const int64_t usual = truth.group_size > 0 ? truth.group_size : size_of(FirstQuantised(*plan));
   Json block = settings(truth.bits, usual);
   for (const auto& [name, linear] : plan->linears) {
+    if (!linear.quantised()) continue;
     if (linear.shape.bits != truth.bits || size_of(linear) != usual) block.Set(name, settings(linear.shape.bits, size_of(linear)));
   }
   Replace(plan, "quantization", block, "mlx-lm reads it here");

@@ -198,8 +198,10 @@ Status EncodeFastScales(const QuantLinear& linear, MutableBytes out) {
   return {};
 }
 Status DecodeFastZeros(ByteView bytes, QuantLinear* linear) {
-  QC_TRY(ZerosFromOffsets(bytes, linear->scale_dtype, linear));
-  if (linear->nearest_zeros) return Refused("quant-offset", "an offset is not −scale·zero for any whole zero point; no layout with integer zero points can hold it");
+  ZerosFromOffsets(bytes, linear->scale_dtype, linear);
+  if (linear->nearest_zeros) {
+    return Refused("quant-offset", "{}; AWQ means whole zero points", linear->no_zeros.empty() ? "an offset is not −scale·zero for any whole zero point" : linear->no_zeros);
+  }
   return {};
 }
 Status EncodeFastZeros(const QuantLinear& linear, MutableBytes out) {

@@ -25,7 +25,13 @@ void EncodeRows(const QuantLinear& linear, MutableBytes out, T (*narrow)(float))
     for (uint64_t g = 0; g < s.groups; ++g) {
       const float scale = linear.Scale(g, n);
       const auto zero = static_cast<int32_t>(linear.zeros[g * s.out_features + n]);
-      for (uint64_t code = 0; code < values; ++code) table[g * values + code] = narrow(scale * static_cast<float>(static_cast<int32_t>(code) - zero));
+      const bool says = ZeroSays(linear, g * s.out_features + n);
+      for (uint64_t code = 0; code < values; ++code) {
+        // Offsets that are no zero points are added as they are.
+        const float value = says ? scale * static_cast<float>(static_cast<int32_t>(code) - zero)
+                                 : static_cast<float>(static_cast<double>(scale) * static_cast<double>(code) + linear.offsets[g * s.out_features + n]);
+        table[g * values + code] = narrow(value);
+      }
     }
     std::byte* row = out.data() + n * s.in_features * sizeof(T);
     for (uint64_t k = 0; k < s.in_features; ++k) {
@@ -58,6 +64,7 @@ const std::array<PartCodec, 1> kDenseF32Parts = {{{"weight", kAll, "dense-f32", 
 std::optional<std::string> DenseF16Rounds(const QuantLinear&) { return "scale·(code − zero) has up to 20 significant bits, float16 has 11"; }
 std::optional<std::string> DenseBf16Rounds(const QuantLinear&) { return "scale·(code − zero) has up to 20 significant bits, bfloat16 has 8"; }
 std::optional<std::string> DenseF32Rounds(const QuantLinear& linear) {
+  if (linear.nearest_zeros) return "scale·code + offset is rounded once to float32";
   if (linear.scale_dtype != Dtype::kF32) return std::nullopt;
   return "the scales are float32 themselves, and their products with codes have more bits";
 }

@@ -51,6 +51,10 @@ const PartCodec* Layout::Part(std::string_view suffix) const {
   return found == parts.end() ? nullptr : &*found;
 }
 
+bool Layout::StoresOffsets() const {
+  return std::ranges::any_of(parts, [](const PartCodec& part) { return (part.components & kFromScales) != 0; });
+}
+
 std::optional<std::string> Layout::Refuses(const QuantTraits& traits) const {
   const QuantShape& s = traits.shape;
   if (std::ranges::find(bits, s.bits) == bits.end()) return fmt::format("it has {} bits, and '{}' holds {}", s.bits, name, fmt::join(bits, " or "));

@@ -42,6 +42,7 @@ struct QuantTraits {
   bool has_zero_0 = false;     // some zero point is 0
   bool act_order = false;      // group_index is not trivial
   bool nearest_zeros = false;  // as in QuantLinear
+  std::string no_zeros;        // as in QuantLinear
 };
 
 struct PartCodec {
@@ -88,6 +89,9 @@ struct Layout {
                                               std::span<const TensorInfo* const> parts, const LayoutHints& hints);
 
   const PartCodec* Part(std::string_view suffix) const;
+  bool IsDense() const { return method.empty(); }
+  // weight = scale · code + offset: any offset will do, not only whole zero points.
+  bool StoresOffsets() const;
   // Why it cannot hold this linear as it is, apart from its group size.
   std::optional<std::string> Refuses(const QuantTraits& traits) const;
   // The group size with which it holds the linear: its own, or the largest that divides it and

@@ -89,32 +89,41 @@ double LoadFloat(const std::byte* at, Dtype dtype) {
   return dtype == Dtype::kF16 ? HalfToFloat(Load<uint16_t>(at)) : BfloatToFloat(Load<uint16_t>(at));
 }
 
-Status ZerosFromOffsets(ByteView offsets, Dtype dtype, QuantLinear* linear) {
+void ZerosFromOffsets(ByteView offsets, Dtype dtype, QuantLinear* linear) {
   const QuantShape& s = linear->shape;
   const uint64_t width = InfoOf(dtype).bits / 8;
   linear->zeros.resize(s.groups * s.out_features);
+  linear->offsets.resize(linear->zeros.size());
   for (uint64_t i = 0; i < linear->zeros.size(); ++i) {
     const double scale = linear->ScaleAt(i);
     const double offset = LoadFloat(offsets.data() + width * i, dtype);
+    linear->offsets[i] = static_cast<float>(offset);
     // Without a scale every weight of the group is the offset; only 0 is a weight of a grid.
     const double zero = scale == 0 ? static_cast<double>(s.MidCode()) : std::round(-offset / scale);
-    if (!(zero >= 0 && zero <= static_cast<double>(s.MaxCode())) || (scale == 0 && offset != 0)) {
-      return Refused("quant-offset", "group {}, output {}: the offset {:.6g} with scale {:.6g} is no zero point from 0 to {}; no layout with integer zero points can hold it",
-                     i / s.out_features, i % s.out_features, offset, scale, s.MaxCode());
+    const bool in_range = zero >= 0 && zero <= static_cast<double>(s.MaxCode()) && (scale != 0 || offset == 0);
+    if (!in_range && linear->no_zeros.empty()) {
+      linear->no_zeros = fmt::format("group {}, output {}: the offset {:.6g} with scale {:.6g} is no zero point from 0 to {}", i / s.out_features, i % s.out_features, offset, scale, s.MaxCode());
     }
-    linear->zeros[i] = static_cast<uint16_t>(zero);
+    linear->zeros[i] = in_range ? static_cast<uint16_t>(zero) : static_cast<uint16_t>(s.MidCode());
     std::byte stored[8];
-    StoreFloat(-scale * zero, dtype, stored);
-    linear->nearest_zeros = linear->nearest_zeros || LoadFloat(stored, dtype) != offset;
+    StoreFloat(-scale * linear->zeros[i], dtype, stored);
+    linear->nearest_zeros = linear->nearest_zeros || !in_range || LoadFloat(stored, dtype) != offset;
   }
-  return {};
+}
+
+bool ZeroSays(const QuantLinear& linear, uint64_t i) {
+  if (linear.offsets.empty()) return true;
+  std::byte stored[8];
+  StoreFloat(-static_cast<double>(linear.ScaleAt(i)) * linear.zeros[i], linear.scale_dtype, stored);
+  return LoadFloat(stored, linear.scale_dtype) == static_cast<double>(linear.offsets[i]);
 }
 
 Status OffsetsFromZeros(const QuantLinear& linear, Dtype dtype, MutableBytes out) {
   const uint64_t width = InfoOf(dtype).bits / 8;
   for (uint64_t i = 0; i < linear.zeros.size(); ++i) {
-    // Subtracted from zero, so that a zero point of 0 gives +0.
-    StoreFloat(0.0 - static_cast<double>(linear.ScaleAt(i)) * linear.zeros[i], dtype, out.data() + width * i);
+    // Subtracted from zero, so that a zero point of 0 gives +0. Offsets that are no zero points stay themselves.
+    const double offset = ZeroSays(linear, i) ? 0.0 - static_cast<double>(linear.ScaleAt(i)) * linear.zeros[i] : linear.offsets[i];
+    StoreFloat(offset, dtype, out.data() + width * i);
     if (std::isfinite(LoadFloat(out.data() + width * i, dtype))) continue;
     return Refused("quant-offset", "scale {:.6g} times zero point {} is beyond what {} holds", linear.ScaleAt(i), linear.zeros[i], NameOf(dtype));
   }
@@ -122,6 +131,15 @@ Status OffsetsFromZeros(const QuantLinear& linear, Dtype dtype, MutableBytes out
 }
 
 std::optional<std::string> OffsetsRound(const QuantLinear& linear, Dtype dtype) {
+  if (!linear.offsets.empty()) {
+    // They were stored rounded already; the question is whether they stay what they are.
+    for (const float offset : linear.offsets) {
+      std::byte stored[8];
+      StoreFloat(offset, dtype, stored);
+      if (LoadFloat(stored, dtype) != offset) return fmt::format("the offset {:.9g} is no number of {}", offset, NameOf(dtype));
+    }
+    return std::nullopt;
+  }
   return FirstInexact(linear, dtype, "−scale·zero", [](double scale, double zero) { return 0.0 - scale * zero; });
 }
 

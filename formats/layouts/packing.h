@@ -22,10 +22,12 @@ void StoreFloat(double value, Dtype dtype, std::byte* out);
 double LoadFloat(const std::byte* at, Dtype dtype);
 
 // Zero points from offsets: layouts that store offset = −scale · zero. offset(i) goes with
-// scale i and zero i. Errors: kRefused "quant-offset" where no zero point in range is near.
-Status ZerosFromOffsets(ByteView offsets, Dtype dtype, QuantLinear* linear);
+// scale i and zero i. Also keeps the offsets and says where they are no whole zero points.
+void ZerosFromOffsets(ByteView offsets, Dtype dtype, QuantLinear* linear);
 // Errors: kRefused "quant-offset" where −scale · zero is beyond what the dtype holds.
 Status OffsetsFromZeros(const QuantLinear& linear, Dtype dtype, MutableBytes out);
+// Does zero point i say what was stored? (Not where only an offset was, and that of no zero point.)
+bool ZeroSays(const QuantLinear& linear, uint64_t i);
 // Why some −scale · zero is no number of the dtype, or nothing.
 std::optional<std::string> OffsetsRound(const QuantLinear& linear, Dtype dtype);
 // Why some scale is no number of the dtype, or nothing.
