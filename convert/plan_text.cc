@@ -85,6 +85,15 @@ Json EditsJson(const std::vector<ConfigEdit>& edits) {
   return list;
 }
 
+// Is this tensor of the input one of those that the output tensor is encoded from?
+bool EncodedFrom(const Plan& plan, const PlannedTensor& tensor, const std::string& name) {
+  if (tensor.part == nullptr) return false;
+  return std::ranges::any_of(tensor.linear->linear->layout->parts, [&](const PartCodec& part) {
+    const std::optional<TensorIndex> index = tensor.linear->linear->Part(part.suffix);
+    return index.has_value() && (part.components & tensor.part->components) != 0 && plan.model->info(*index).name == name;
+  });
+}
+
 Json PlanJson(const Plan& plan) {
   const Model& model = *plan.model;
   Json tensors = Json::Array();
@@ -133,7 +142,7 @@ Result<std::string> ExplainTensor(const Plan& plan, const std::string& name) {
   }
   for (const PlannedTensor& tensor : plan.tensors) {
     const std::string source = SourceName(plan, tensor);
-    if (tensor.name != name && source != name) continue;
+    if (tensor.name != name && source != name && !EncodedFrom(plan, tensor, name)) continue;
     out += fmt::format("tensor '{}'\n", Escape(tensor.name));
     if (source.empty()) {
       out += "  input   none\n";

@@ -121,14 +121,15 @@ Status CompareQuantised(const Checkpoint& source, const TensorInfo& read, const 
 }
 
 // Blocks back to float32; no product needs a rounding, only Q4_1's sum does.
-Status CompareDequantised(const Checkpoint& source, const TensorInfo& read, const Checkpoint& output, const TensorInfo& written) {
+Status CompareDequantised(const Checkpoint& source, const TensorInfo& read, const Checkpoint& output, const TensorInfo& written, bool rounded, Measure* measure) {
   const bool known = read.dtype == Dtype::kQ8_0 || read.dtype == Dtype::kQ4_0 || read.dtype == Dtype::kQ4_1;
-  if (!known || written.dtype != Dtype::kF32) {
-    return Mismatch("exact-tensor", "tensor '{}' is said to be dequantised from {} to {}; expected blocks and F32", Escape(written.name), NameOf(read.dtype), NameOf(written.dtype));
+  if (!known || !IsFloat16Or32(written.dtype)) {
+    return Mismatch("exact-tensor", "tensor '{}' is said to be dequantised from {} to {}; expected blocks and floats", Escape(written.name), NameOf(read.dtype), NameOf(written.dtype));
   }
   const size_t width = InfoOf(read.dtype).bits / 8;
   return InPieces(source, read, output, written, [&](const Piece& piece) -> Status {
-    for (size_t i = 0; i < piece.written.size() / 4; ++i) {
+    const std::vector<uint32_t> after = WidenBits(piece.written, written.dtype);
+    for (size_t i = 0; i < after.size(); ++i) {
       const std::byte* block = piece.read.data() + i / kBlock * width;
       const size_t at = i % kBlock;
       const double scale = HalfToFloat(Load<uint16_t>(block));
@@ -137,9 +138,12 @@ Status CompareDequantised(const Checkpoint& source, const TensorInfo& read, cons
       if (read.dtype == Dtype::kQ8_0) value = scale * Load<int8_t>(block + 2 + at);
       else if (read.dtype == Dtype::kQ4_0) value = scale * (nibble() - 8);
       else value = scale * nibble() + HalfToFloat(Load<uint16_t>(block + 2));
-      const auto stored = Load<float>(piece.written.data() + 4 * i);
+      const double stored = NumberOf(after[i]);
       // A zero keeps the sign that the product gives it.
-      if (FloatBits(value) == std::bit_cast<uint32_t>(stored) || (std::isnan(value) && std::isnan(stored))) continue;
+      const double expected = RoundedTo(static_cast<float>(value), written.dtype);
+      if (rounded) measure->Add(value, stored);
+      const bool same = FloatBits(expected) == FloatBits(stored) && (rounded || expected == value);
+      if (same || (std::isnan(value) && std::isnan(stored))) continue;
       return Differ(written, piece.first + i, value, stored);
     }
     return {};
@@ -175,7 +179,7 @@ Status CompareTensor(const Checkpoint& source, const Checkpoint& output, const M
     return Mismatch("exact-tensor", "tensor '{}' is {} {}, its source '{}' {} {}", Escape(tensor.name), NameOf(written->dtype), ShapeText(written->shape), Escape(read->name), NameOf(read->dtype), ShapeText(read->shape));
   }
   if (tensor.action == "cast") return CompareCast(source, *read, output, *written, rounded, measure);
-  if (tensor.action == "dequantise") return CompareDequantised(source, *read, output, *written);
+  if (tensor.action == "dequantise") return CompareDequantised(source, *read, output, *written, rounded, measure);
   if (tensor.action == "quantise") {
     if (!rounded) return Mismatch("exact-tensor", "tensor '{}' is quantised, but said to be '{}'", Escape(tensor.name), Escape(tensor.exactness));
     return CompareQuantised(source, *read, output, *written, measure);

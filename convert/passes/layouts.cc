@@ -121,7 +121,8 @@ Status PassLayouts(Plan* plan) {
   std::string first_refusal;
   bool only_rounding = false;
   const auto refuse = [&](const std::string& name, const LayoutRule& rule, const Attempt& attempt, size_t others) {
-    if (!first_refusal.empty()) return;
+    // A layout that would do with rounding is the better advice than one that never will.
+    if (!first_refusal.empty() && (only_rounding || !attempt.only_rounding)) return;
     first_refusal = fmt::format("linear '{}' does not fit layout '{}': {}", Escape(name), rule.layout->name, attempt.refusal);
     if (others > 0) first_refusal += fmt::format(" (and {} more linears)", others);
     only_rounding = attempt.only_rounding;
@@ -131,6 +132,7 @@ Status PassLayouts(Plan* plan) {
     for (const auto& [name, linear] : model.linears) {
       if (!linear.quantised()) continue;
       first_refusal.clear();
+      only_rounding = false;
       for (const LayoutRule& rule : plan->target.layouts) {
         if (rule.on_request) continue;
         QC_ASSIGN(Attempt attempt, Try(model, name, linear, rule, plan->options.allow_rounding));

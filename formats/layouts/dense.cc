@@ -64,7 +64,12 @@ const std::array<PartCodec, 1> kDenseF32Parts = {{{"weight", kAll, "dense-f32", 
 std::optional<std::string> DenseF16Rounds(const QuantLinear&) { return "scale·(code − zero) has up to 20 significant bits, float16 has 11"; }
 std::optional<std::string> DenseBf16Rounds(const QuantLinear&) { return "scale·(code − zero) has up to 20 significant bits, bfloat16 has 8"; }
 std::optional<std::string> DenseF32Rounds(const QuantLinear& linear) {
-  if (linear.nearest_zeros) return "scale·code + offset is rounded once to float32";
+  for (uint64_t i = 0; linear.nearest_zeros && i < linear.offsets.size(); ++i) {
+    for (uint64_t code = 0; code <= linear.shape.MaxCode(); ++code) {
+      const double exact = static_cast<double>(linear.ScaleAt(i)) * static_cast<double>(code) + linear.offsets[i];
+      if (static_cast<double>(static_cast<float>(exact)) != exact) return fmt::format("scale·code + offset, such as {:.12g}, is rounded once to float32", exact);
+    }
+  }
   if (linear.scale_dtype != Dtype::kF32) return std::nullopt;
   return "the scales are float32 themselves, and their products with codes have more bits";
 }
