@@ -274,6 +274,7 @@ std::optional<std::string> AwqGemvFastRefuses(const QuantTraits& traits) {
   if (s.out_features % 4 != 0 || s.in_features % 64 != 0) return fmt::format("AWQ gemv_fast needs inputs in multiples of 64 and outputs of 4, not {} and {}", s.in_features, s.out_features);
   return AwqGemvRefuses(traits);
 }
+std::optional<std::string> AwqGemvFastRounds(const QuantLinear& linear) { return OffsetsRound(linear, linear.scale_dtype); }
 
 Result<std::optional<QuantShape>> DetectAwqGemm(const std::string& name, uint64_t in_features, uint64_t out_features,
                                                 std::span<const TensorInfo* const> parts, const LayoutHints& hints) {

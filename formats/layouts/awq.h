@@ -14,6 +14,7 @@ extern const std::array<PartCodec, 3> kAwqGemvFastParts;  // AutoAWQ "gemv_fast"
 std::optional<std::string> AwqGemmRefuses(const QuantTraits& traits);
 std::optional<std::string> AwqGemvRefuses(const QuantTraits& traits);
 std::optional<std::string> AwqGemvFastRefuses(const QuantTraits& traits);
+std::optional<std::string> AwqGemvFastRounds(const QuantLinear& linear);
 
 Result<std::optional<QuantShape>> DetectAwqGemm(const std::string& name, uint64_t in_features, uint64_t out_features,
                                                 std::span<const TensorInfo* const> parts, const LayoutHints& hints);

@@ -34,9 +34,11 @@ void EncodeRows(const QuantLinear& linear, MutableBytes out, T (*narrow)(float))
       }
     }
     std::byte* row = out.data() + n * s.in_features * sizeof(T);
-    for (uint64_t k = 0; k < s.in_features; ++k) {
-      const uint64_t g = scattered ? static_cast<uint64_t>(linear.group_index[k]) : k / s.group_size;
-      Store(row + sizeof(T) * k, table[g * values + codes[k]]);
+    for (uint64_t k = 0; scattered && k < s.in_features; ++k) Store(row + sizeof(T) * k, table[static_cast<uint64_t>(linear.group_index[k]) * values + codes[k]]);
+    for (uint64_t g = 0; !scattered && g < s.groups; ++g) {
+      const T* of_group = table.data() + g * values;
+      const uint64_t end = std::min(s.in_features, (g + 1) * s.group_size);
+      for (uint64_t k = g * s.group_size; k < end; ++k) Store(row + sizeof(T) * k, of_group[codes[k]]);
     }
   }
 }

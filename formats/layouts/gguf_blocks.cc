@@ -96,7 +96,38 @@ void EncodeBlocks(const QuantLinear& linear, MutableBytes out, const StoreBlock&
   }
 }
 
+// The low four bytes, with a zero byte behind each.
+uint64_t SpreadBytes(uint64_t bytes) {
+  bytes &= 0xFFFFFFFFU;
+  bytes = (bytes | bytes << 16U) & 0x0000FFFF0000FFFFU;
+  return (bytes | bytes << 8U) & 0x00FF00FF00FF00FFU;
+}
+
+// The same for a whole row of 4-bit codes that need no shift, eight bytes at a time: code j and
+// code j + 16 meet in a byte, those of even j in one word and those of odd j in another.
+void EncodeRowOfNibbles(const uint32_t* words, uint64_t blocks, const std::byte* scales, uint64_t scale_stride, std::byte* to) {
+  constexpr uint64_t kLow = 0x0F0F0F0F0F0F0F0FU;
+  for (uint64_t b = 0; b < blocks; ++b, words += 4, to += 18) {
+    Store(to, Load<uint16_t>(scales + 2 * b * scale_stride));
+    const uint64_t first = uint64_t{words[0]} | uint64_t{words[1]} << 32U;
+    const uint64_t second = uint64_t{words[2]} | uint64_t{words[3]} << 32U;
+    const uint64_t even = (first & kLow) | (second & kLow) << 4U;
+    const uint64_t odd = (first >> 4U & kLow) | (second & ~kLow);
+    Store(to + 2, SpreadBytes(even) | SpreadBytes(odd) << 8U);
+    Store(to + 10, SpreadBytes(even >> 32U) | SpreadBytes(odd >> 32U) << 8U);
+  }
+}
+
 Status EncodeQ40(const QuantLinear& linear, MutableBytes out) {
+  const QuantShape& s = linear.shape;
+  if (s.bits == 4 && std::ranges::all_of(linear.zeros, [](uint16_t zero) { return zero == 8; })) {
+    const std::vector<std::byte> scales = ScalesAs(linear, Dtype::kF16);
+    const uint64_t blocks = s.in_features / kBlock;
+    for (uint64_t n = 0; n < s.out_features; ++n) {
+      EncodeRowOfNibbles(linear.codes.data() + n * s.WordsPerRow(), blocks, scales.data() + 2 * n, s.out_features, out.data() + 18 * n * blocks);
+    }
+    return {};
+  }
   EncodeBlocks<18>(linear, out, [&](std::byte* to, uint8_t* codes, uint64_t i) {
     // 2 and 3 bits, too: code − zero + 8 lies in 0 … 15, as Q40Refuses has made sure.
     const auto shift = static_cast<uint8_t>(8U - linear.zeros[i]);
@@ -116,7 +147,8 @@ Status EncodeQ41(const QuantLinear& linear, MutableBytes out) {
 }
 Status EncodeQ80(const QuantLinear& linear, MutableBytes out) {
   EncodeBlocks<34>(linear, out, [&](std::byte* to, const uint8_t* codes, uint64_t i) {
-    for (size_t j = 0; j < kBlock; ++j) to[j] = static_cast<std::byte>(codes[j] - linear.zeros[i]);
+    const auto zero = static_cast<uint8_t>(linear.zeros[i]);
+    for (size_t j = 0; j < kBlock; ++j) to[j] = static_cast<std::byte>(codes[j] - zero);
   });
   return {};
 }

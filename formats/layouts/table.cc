@@ -34,7 +34,7 @@ std::span<const Layout> Layouts() {
       // name, method and format in a config, parts, bits, group sizes, ragged, act-order, refuses, rounds, same codes, detect
       Layout{"awq-gemm", "awq", "gemm", kAwqGemmParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemmRefuses, nullptr, kSameCodes, DetectAwqGemm},
       Layout{"awq-gemv", "awq", "gemv", kAwqGemvParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvRefuses, nullptr, kSameCodes, DetectAwqGemv},
-      Layout{"awq-gemv-fast", "awq", "gemv_fast", kAwqGemvFastParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvFastRefuses, nullptr, kSameCodes, DetectAwqGemvFast},
+      Layout{"awq-gemv-fast", "awq", "gemv_fast", kAwqGemvFastParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvFastRefuses, AwqGemvFastRounds, kSameCodes, DetectAwqGemvFast},
       Layout{"marlin", "marlin", "marlin", kMarlinParts, kFourBits, kMarlinGroups, !kRagged, !kActOrder, MarlinRefuses, MarlinRounds, kSameCodes, DetectMarlin},
       Layout{"mlx", "mlx", "affine", kMlxParts, kGptqBits, kMlxGroups, !kRagged, !kActOrder, MlxRefuses, MlxRounds, kSameCodes, DetectMlx},
       Layout{"gptq-v1", "gptq", "gptq", kGptqV1Parts, kGptqBits, {}, kRagged, kActOrder, GptqV1Refuses, nullptr, kSameCodes, DetectGptq},
