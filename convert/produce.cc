@@ -60,6 +60,8 @@ Status Encode(const Plan& plan, const PlannedTensor& tensor, uint64_t from, Muta
   auto components = static_cast<uint8_t>(tensor.part->components & ~(kFromScales | kSizes));
   if ((tensor.part->components & kFromScales) != 0) components |= kScales;
   QC_ASSIGN(QuantLinear linear, DecodeLinear(*plan.model, *tensor.linear->linear, components, tile));
+  // A tile may have none of the offsets that make the whole linear one of offsets.
+  linear.nearest_zeros = tensor.linear->linear->traits.nearest_zeros;
   if (tile.inputs == source.in_features) SplitGroups(tensor.linear->shape.group_size, &linear);
   return tensor.part->encode(linear, out);
 }

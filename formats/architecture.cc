@@ -240,7 +240,9 @@ std::optional<std::string> Architecture::CanonicalName(const Skeleton& skeleton,
   const auto [gguf, part] = SplitPart(name);
   const Numbered numbered = NumbersOut(gguf);
   for (const auto& [ours, theirs] : definition.Find("gguf")->members()) {
-    if (theirs.text() == numbered.pattern) return NumbersIn(ours, numbered) + "." + part;
+    if (theirs.text() != numbered.pattern) continue;
+    std::string candidate = NumbersIn(ours, numbered) + "." + part;
+    if (known(candidate)) return candidate;
   }
   // Take wrappers off the front, one at a time; after each, try with and without "model.".
   std::string rest = name;

@@ -43,8 +43,8 @@ struct QuantLinear {
   std::vector<std::byte> scales;
   std::vector<int32_t> group_index;
   // Where the source stores offsets, weight = scale · code + offset, instead of zero points:
-  std::vector<float> offsets;  // [groups, out_features]; where one is −scale · zero, rounded, the zero point is meant
-  bool nearest_zeros = false;  // some offset is not what its zero point and scale come to
+  std::vector<float> offsets;  // [groups, out_features]
+  bool nearest_zeros = false;  // some offset is not what its zero point and scale come to, so offsets are meant, not zero points
   std::string no_zeros;        // the first offset that is near no zero point in range, in words
 
   float Scale(uint64_t group, uint64_t output) const { return ScaleAt(group * shape.out_features + output); }

@@ -2,6 +2,10 @@
 # Loads the fixtures in the real loaders, before and after a conversion, and prints the table:
 #   scripts/interop.sh [--stacks=LIST] [--fixtures=LIST] [--markdown=FILE] [--json=FILE]
 # Stacks: t4.40-o1.19 t4.40-o1.20 t4.57 t5 (default: all four), kept in $QWEN2_INTEROP_DIR.
+#
+# Or converts every fixture for every target, and has each output read by the libraries it is for:
+#   scripts/interop.sh --matrix [--stacks=LIST] [--targets=LIST] [--fixtures=LIST] [--markdown=FILE] [--json=FILE]
+# Stacks: peers (compressed-tensors, gguf, mlx) t5 t4.40-o1.20 llama vllm (default: all five).
 set -euo pipefail
 export QWEN2_INTEROP_DIR=${QWEN2_INTEROP_DIR:-${TMPDIR:-/tmp}/qwen2-interop}
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,7 +25,12 @@ if [[ ${#missing[@]} -gt 0 ]]; then
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 fi
 
+program=run.py
 stacks=t4.40-o1.19,t4.40-o1.20,t4.57,t5
+if [[ " $* " == *" --matrix "* ]]; then
+  program=matrix.py
+  stacks=peers,t5,t4.40-o1.20,llama,vllm
+fi
 for argument in "$@"; do
   case $argument in
     --stacks=*) stacks=${argument#--stacks=} ;;
@@ -33,4 +42,4 @@ bash "$project/tests/interop/stacks.sh" "${names[@]}"
 if [[ ! -x $project/build/bin/qwen2-convert ]]; then
   ("$project/scripts/packages.sh" && "$project/scripts/build.sh" release) >&2
 fi
-exec /usr/bin/python3 "$project/tests/interop/run.py" "$@"
+exec /usr/bin/python3 "$project/tests/interop/$program" "$@"

@@ -43,6 +43,10 @@ class Comparison {
     }
     const uint64_t groups = CeilDiv(claim_.in_features, std::min(claim_.source_group_size, output_.group_size));
     const uint64_t strip = std::clamp<uint64_t>(kStripParameters / groups, 1, kStripOutputs);
+    for (uint64_t first = 0; StoresOffsets(claim_.source_layout) && first < claim_.out_features; first += strip) {
+      QC_ASSIGN(a_, ReferenceParametersOf(source_, first, std::min(strip, claim_.out_features - first)));
+      for (size_t i = 0; i < a_.offsets.size(); ++i) whole_zeros_ = whole_zeros_ && Reproduces(i);
+    }
     for (uint64_t first = 0; first < claim_.out_features; first += strip) QC_TRY(RunStrip(first, std::min(strip, claim_.out_features - first)));
     return {};
   }
@@ -62,8 +66,6 @@ class Comparison {
       QC_TRY(MapGroups());
       QC_TRY(CompareParameters());
     }
-    says_.resize(a_.offsets.size());
-    for (size_t i = 0; i < says_.size(); ++i) says_[i] = Reproduces(i);
     const uint64_t most = (Dense() ? kTileWeights : kTileCodes) / outputs;
     const uint64_t inputs = std::max<uint64_t>(1, most / kInputUnit) * kInputUnit;
     for (uint64_t k = 0; k < claim_.in_features; k += inputs) {
@@ -199,14 +201,14 @@ class Comparison {
 
   bool Fills() const { return rounded_ || !a_.offsets.empty(); }
 
-  // What the codes of one group are turned into. A source whose offset is no product of a
-  // whole zero point means that offset.
+  // What the codes of one group are turned into. A source with an offset that is no product of
+  // a whole zero point means its offsets, not zero points.
   void FillRow(const ReferenceParameters& p, uint64_t group, bool source, Row* row) const {
     row->scales.resize(outputs_);
     row->offsets.resize(outputs_);
     for (uint64_t n = 0; n < outputs_; ++n) {
       const size_t i = group * outputs_ + n;
-      const bool stored = !p.offsets.empty() && (!source || !Reproduces(i));
+      const bool stored = !p.offsets.empty() && (!source || !whole_zeros_);
       row->scales[n] = NumberOf(p.scales[i]);
       row->offsets[n] = stored ? NumberOf(p.offsets[i]) : -row->scales[n] * p.zeros[i];
     }
@@ -242,8 +244,7 @@ class Comparison {
       const uint16_t* zeros = a_.zeros.data() + group * outputs_;
       if (Fills() && (k == 0 || a_.group_index[input] != a_.group_index[input - 1])) FillRow(a_, group, true, &row);
       for (uint64_t n = 0; n < outputs_; ++n) {
-        const bool says = a_.offsets.empty() || says_[group * outputs_ + n];
-        const float product = says ? std::bit_cast<float>(scales[n]) * static_cast<float>(int{x[n]} - int{zeros[n]}) : static_cast<float>(row.scales[n] * x[n] + row.offsets[n]);
+        const float product = whole_zeros_ ? std::bit_cast<float>(scales[n]) * static_cast<float>(int{x[n]} - int{zeros[n]}) : static_cast<float>(row.scales[n] * x[n] + row.offsets[n]);
         const double expected = rounded_ ? RoundedTo(product, kDtype) : product;
         const bool same = FloatBits(expected) == std::bit_cast<uint32_t>(y[n]) && (std::isfinite(expected) || !std::isfinite(product));
         if (!same && !(std::isnan(product) && std::isnan(y[n]))) {
@@ -277,7 +278,7 @@ class Comparison {
   ReferenceParameters a_;
   ReferenceParameters b_;
   std::vector<uint64_t> group_of_;
-  std::vector<bool> says_;      // [groups of the source, outputs_]: an offset that means its zero point
+  bool whole_zeros_ = true;     // every offset of the source, if it stores any, is that of a whole zero point
   std::vector<int16_t> steps_;  // [groups of the output, outputs_]
   bool any_step_ = false;
   std::vector<uint8_t> x_;

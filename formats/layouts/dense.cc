@@ -25,10 +25,9 @@ void EncodeRows(const QuantLinear& linear, MutableBytes out, T (*narrow)(float))
     for (uint64_t g = 0; g < s.groups; ++g) {
       const float scale = linear.Scale(g, n);
       const auto zero = static_cast<int32_t>(linear.zeros[g * s.out_features + n]);
-      const bool says = ZeroSays(linear, g * s.out_features + n);
       for (uint64_t code = 0; code < values; ++code) {
         // Offsets that are no zero points are added as they are.
-        const float value = says ? scale * static_cast<float>(static_cast<int32_t>(code) - zero)
+        const float value = !linear.nearest_zeros ? scale * static_cast<float>(static_cast<int32_t>(code) - zero)
                                  : static_cast<float>(static_cast<double>(scale) * static_cast<double>(code) + linear.offsets[g * s.out_features + n]);
         table[g * values + code] = narrow(value);
       }

@@ -111,18 +111,11 @@ void ZerosFromOffsets(ByteView offsets, Dtype dtype, QuantLinear* linear) {
   }
 }
 
-bool ZeroSays(const QuantLinear& linear, uint64_t i) {
-  if (linear.offsets.empty()) return true;
-  std::byte stored[8];
-  StoreFloat(-static_cast<double>(linear.ScaleAt(i)) * linear.zeros[i], linear.scale_dtype, stored);
-  return LoadFloat(stored, linear.scale_dtype) == static_cast<double>(linear.offsets[i]);
-}
-
 Status OffsetsFromZeros(const QuantLinear& linear, Dtype dtype, MutableBytes out) {
   const uint64_t width = InfoOf(dtype).bits / 8;
   for (uint64_t i = 0; i < linear.zeros.size(); ++i) {
     // Subtracted from zero, so that a zero point of 0 gives +0. Offsets that are no zero points stay themselves.
-    const double offset = ZeroSays(linear, i) ? 0.0 - static_cast<double>(linear.ScaleAt(i)) * linear.zeros[i] : linear.offsets[i];
+    const double offset = linear.nearest_zeros ? linear.offsets[i] : 0.0 - static_cast<double>(linear.ScaleAt(i)) * linear.zeros[i];
     StoreFloat(offset, dtype, out.data() + width * i);
     if (std::isfinite(LoadFloat(out.data() + width * i, dtype))) continue;
     return Refused("quant-offset", "scale {:.6g} times zero point {} is beyond what {} holds", linear.ScaleAt(i), linear.zeros[i], NameOf(dtype));

@@ -26,8 +26,6 @@ double LoadFloat(const std::byte* at, Dtype dtype);
 void ZerosFromOffsets(ByteView offsets, Dtype dtype, QuantLinear* linear);
 // Errors: kRefused "quant-offset" where −scale · zero is beyond what the dtype holds.
 Status OffsetsFromZeros(const QuantLinear& linear, Dtype dtype, MutableBytes out);
-// Does zero point i say what was stored? (Not where only an offset was, and that of no zero point.)
-bool ZeroSays(const QuantLinear& linear, uint64_t i);
 // Why some −scale · zero is no number of the dtype, or nothing.
 std::optional<std::string> OffsetsRound(const QuantLinear& linear, Dtype dtype);
 // Why some scale is no number of the dtype, or nothing.

@@ -47,9 +47,9 @@ def shortened(text):
 # Conversion
 
 
-def convert(tool, checkpoint, out, target):
+def convert(tool, checkpoint, out, target, *options):
     """The converted folder, or why there is none: {"folder"} or {"refused"} or {"failed"}."""
-    done = subprocess.run([tool, checkpoint, out, f"--target={target}", "--quiet"],
+    done = subprocess.run([tool, checkpoint, out, f"--target={target}", "--quiet", *options],
                           capture_output=True, text=True, timeout=600)
     if done.returncode == 0:
         return {"folder": out}
@@ -71,14 +71,15 @@ def convert_all(tool, fixtures, targets, scratch):
 # Loading
 
 
-def load_some(stack, pairs):
+def load_some(stack, program, pairs):
     """The results of the pairs up to the first that ended the process, and how it ended."""
-    command = [STACK_DIR / stack / "bin" / "python", HERE / "load_one.py", stack]
-    for checkpoint, expected in pairs:
-        command += [checkpoint, expected]
+    command = [STACK_DIR / stack / "bin" / "python", HERE / program[0], *program[1:]]
+    for pair in pairs:
+        command += pair
     # The loaders compile kernels; what they keep of them belongs to the stacks' folder, not to the user's home.
     home = STACK_DIR / "home"
-    environment = {**os.environ, "HOME": str(home), "HF_HOME": str(home / "hub"), "TMPDIR": str(home / "tmp")}
+    environment = {**os.environ, "HOME": str(home), "HF_HOME": str(home / "hub"), "TMPDIR": str(home / "tmp"),
+                   "PYTHONDONTWRITEBYTECODE": "1"}  # no __pycache__ in the tree
     with tempfile.TemporaryFile("w+") as talk:
         try:
             done = subprocess.run(command, stdout=subprocess.PIPE, stderr=talk, text=True, env=environment,
@@ -93,11 +94,11 @@ def load_some(stack, pairs):
     return [json.loads(line) for line in out.splitlines()], end
 
 
-def load_all(stack, pairs):
-    """One result a pair. A loader that takes the process down costs its own pair only."""
+def load_all(stack, program, pairs):
+    """One result a pair, by a program of this folder and its arguments. A loader that takes the process down costs its own pair only."""
     results = []
     while len(results) < len(pairs):
-        some, end = load_some(stack, pairs[len(results):])
+        some, end = load_some(stack, program, pairs[len(results):])
         results += some
         if len(results) < len(pairs):
             results.append({"error": end})
@@ -179,8 +180,8 @@ def run_stack(stack, fixtures, conversions):
     folders = {("before", fixture): FIXTURES / fixture / "checkpoint" for fixture in fixtures}
     folders |= {("after", fixture): conversions[fixture, target]["folder"] for fixture in fixtures
                 if "folder" in conversions[fixture, target]}
-    loaded = load_all(stack, [(folder, FIXTURES / fixture / "expected.safetensors")
-                              for (_, fixture), folder in folders.items()])
+    loaded = load_all(stack, ["load_one.py", stack], [(folder, FIXTURES / fixture / "expected.safetensors")
+                                                      for (_, fixture), folder in folders.items()])
     results = dict(zip(folders, loaded))
     texts = {key: describe(results[key], folders[key], tolerance) for key in folders}
     rows = []

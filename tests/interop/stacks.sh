@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Creates the virtual environments of the loader stacks: stacks.sh NAME...
-# Names: t4.40-o1.19 t4.40-o1.20 t4.57 t5 peers llama vllm. They go to $QWEN2_INTEROP_DIR; a finished one is left alone.
+# Names: t4.40-o1.19 t4.40-o1.20 t4.57 t5 peers llama vllm makers. They go to $QWEN2_INTEROP_DIR; a finished one is
+# left alone.
 #
 # torch is by far the largest package, so it is installed once, in a layer of its own. A layer above reads the
 # layers below through a .pth file: pip and Python both see those packages, and what the upper layer installs
@@ -44,6 +45,10 @@ steps() {
       echo 'compressed-tensors==0.20.0'
       ;;
     peers) echo 'gguf==0.19.0 compressed-tensors==0.20.0 mlx[cpu]==0.32.4 mlx-lm==0.32.2 transformers==5.23.0' ;;
+    makers) # what make_foreign.py needs beyond the others; 4.51.3 is the last transformers that AutoAWQ imports
+      echo 'transformers==4.51.3 accelerate==1.15.0 datasets<4.5 compressed-tensors==0.11.0 zstandard==0.25.0 wheel==0.48.0'
+      echo "$from_source autoawq==0.2.9"
+      ;;
     llama)
       # Built from source, about 8 minutes on 2 cores.
       echo 'CMAKE_BUILD_PARALLEL_LEVEL=2 llama-cpp-python==0.3.36'
@@ -105,10 +110,10 @@ mkdir -p "$dir"
 for stack in "$@"; do
   case $stack in
     t4.40-o1.19 | t4.40-o1.20) layers=(torch t4.40 "$stack") ;;
-    t4.57 | t5 | peers | vllm) layers=(torch "$stack") ;;
+    t4.57 | t5 | peers | vllm | makers) layers=(torch "$stack") ;;
     llama) layers=("$stack") ;;
     *)
-      echo "stacks.sh: unknown stack '$stack', expected t4.40-o1.19, t4.40-o1.20, t4.57, t5, peers, llama or vllm" >&2
+      echo "stacks.sh: unknown stack '$stack', expected t4.40-o1.19, t4.40-o1.20, t4.57, t5, peers, llama, vllm or makers" >&2
       exit 2
       ;;
   esac
