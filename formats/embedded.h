@@ -1,6 +1,7 @@
 // The data files that are compiled into the library (architectures and targets).
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <span>
 #include <string>
@@ -21,6 +22,7 @@ inline std::vector<std::string> EmbeddedNames(std::string_view folder) {
   for (const EmbeddedFile& file : EmbeddedFiles()) {
     if (file.folder == folder) names.emplace_back(file.name);
   }
+  std::ranges::sort(names);  // the files' order has "a-b.json" before "a.json"
   return names;
 }
 inline std::optional<std::string_view> EmbeddedText(std::string_view folder, std::string_view name) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 
 #include "tests/unit/support/results.h"
 
@@ -103,6 +104,51 @@ TEST(ArchitectureTest, NamesThatAreNotKnown) {
   EXPECT_FALSE(qwen2.IsDerived("model.norm.weight"));
   EXPECT_EQ(SplitPart("a.b.c"), (std::pair<std::string, std::string>{"a.b", "c"}));
   EXPECT_EQ(SplitPart("a"), (std::pair<std::string, std::string>{"a", ""}));
+}
+
+// Every tensor a family expects has a place in a GGUF file, no two the same, and comes back from it.
+TEST(ArchitectureTest, NamesOfGgufAndBack) {
+  for (const auto& [family, class_name, extra] : std::vector<std::tuple<std::string, std::string, std::string>>{
+           {"qwen2", "Qwen2ForCausalLM", ""}, {"qwen3", "Qwen3ForCausalLM", R"(, "head_dim": 128)"},
+           {"qwen2_moe", "Qwen2MoeForCausalLM", R"(, "num_experts": 3, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 64)"}}) {
+    const Architecture architecture = Must(FindArchitecture(family));
+    const Skeleton skeleton = Must(architecture.Expand(Config(extra), class_name));
+    std::vector<std::string> names;
+    for (const auto& [name, tensor] : skeleton.tensors) names.push_back(name);
+    for (const auto& [name, linear] : skeleton.linears) {
+      names.push_back(name + ".weight");
+      if (linear.bias) names.push_back(name + ".bias");
+    }
+    std::map<std::string, std::string> theirs;
+    for (const std::string& name : names) {
+      const std::optional<std::string> gguf = architecture.GgufName(name);
+      ASSERT_TRUE(gguf.has_value()) << family << ": " << name;
+      EXPECT_LT(gguf->size(), 64U);
+      EXPECT_TRUE(theirs.emplace(*gguf, name).second) << *gguf << " for " << theirs[*gguf] << " and " << name;
+      EXPECT_EQ(architecture.CanonicalName(skeleton, *gguf), name) << *gguf;
+    }
+  }
+}
+
+TEST(ArchitectureTest, NamesOfGgufThatWerePublished) {
+  const Architecture qwen2 = Must(FindArchitecture("qwen2"));
+  const Architecture moe = Must(FindArchitecture("qwen2_moe"));
+  const Architecture qwen3 = Must(FindArchitecture("qwen3"));
+  for (const auto& [architecture, name, gguf] : std::vector<std::tuple<const Architecture*, std::string, std::string>>{
+           {&qwen2, "model.embed_tokens.weight", "token_embd.weight"}, {&qwen2, "model.norm.weight", "output_norm.weight"}, {&qwen2, "lm_head.weight", "output.weight"},
+           {&qwen2, "model.layers.27.self_attn.o_proj.weight", "blk.27.attn_output.weight"}, {&qwen2, "model.layers.3.self_attn.k_proj.bias", "blk.3.attn_k.bias"},
+           {&qwen2, "model.layers.0.post_attention_layernorm.weight", "blk.0.ffn_norm.weight"}, {&qwen2, "model.layers.0.mlp.gate_proj.weight", "blk.0.ffn_gate.weight"},
+           {&moe, "model.layers.1.mlp.gate.weight", "blk.1.ffn_gate_inp.weight"}, {&moe, "model.layers.1.mlp.shared_expert_gate.weight", "blk.1.ffn_gate_inp_shexp.weight"},
+           {&moe, "model.layers.1.mlp.shared_expert.down_proj.weight", "blk.1.ffn_down_shexp.weight"}, {&moe, "model.layers.1.mlp.experts.12.up_proj.weight", "blk.1.ffn_up_exps.12.weight"},
+           {&qwen3, "model.layers.2.self_attn.q_norm.weight", "blk.2.attn_q_norm.weight"}}) {
+    EXPECT_EQ(architecture->GgufName(name), gguf);
+  }
+  EXPECT_EQ(qwen2.GgufName("model.layers.0.notes"), std::nullopt);
+  EXPECT_EQ(qwen2.GgufName(""), std::nullopt);
+  const Skeleton skeleton = Must(qwen2.Expand(Config(), "Qwen2ForCausalLM"));
+  for (const char* name : {"blk.28.attn_q.weight", "blk.00.attn_q.weight", "blk.0.attn_x.weight", "blk.0.ffn_up_exps.0.weight", "token_embd", "blk..attn_q.weight"}) {
+    EXPECT_EQ(qwen2.CanonicalName(skeleton, name), std::nullopt) << name;
+  }
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "formats/containers/gguf.h"
 #include "tests/unit/support/results.h"
 #include "tests/unit/support/stored.h"
 #include "tests/unit/support/temp_folder.h"
@@ -193,6 +194,105 @@ TEST_F(CheckpointTest, StreamingAndSameBytes) {
   EXPECT_FALSE(same("a", "c"));  // the last bit
   EXPECT_FALSE(same("a", "d"));  // another type
   EXPECT_FALSE(same("a", "e"));  // another shape
+}
+
+// GGUF files with one tensor each, and what llama.cpp needs to know of the model in the first.
+class GgufCheckpoint : public CheckpointTest {
+ protected:
+  static GgufValues Model() {
+    GgufValues values = {{"general.architecture", GgufValue::String("qwen2")}};
+    for (const char* key : {"block_count", "context_length", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv"}) {
+      values.emplace_back(std::string("qwen2.") + key, GgufValue::U32(1));
+    }
+    values.emplace_back("qwen2.attention.layer_norm_rms_epsilon", GgufValue::F32(1e-6F));
+    values.emplace_back("qwen2.rope.freq_base", GgufValue::F32(10000));
+    values.emplace_back("tokenizer.ggml.tokens", GgufValue::Strings({"a"}));
+    return values;
+  }
+  void Write(const std::string& name, const GgufValues& values, const std::vector<std::string>& tensors, std::byte fill = std::byte{7}) const {
+    std::vector<GgufEntry> entries;
+    for (const std::string& tensor : tensors) entries.push_back({tensor, Dtype::kF32, {4}});
+    const GgufHead head = Must(BuildGgufHead(values, entries));
+    std::string bytes = head.bytes;
+    for (size_t i = 0; i < entries.size(); ++i) bytes += std::string(16, static_cast<char>(fill)) + std::string(head.padding[i], '\0');
+    ASSERT_EQ(bytes.size(), head.file_bytes);
+    test::WriteWhole(folder_ / name, bytes);
+  }
+};
+
+TEST_F(GgufCheckpoint, OneFileIsAWholeCheckpoint) {
+  Write("anything.gguf", Model(), {"b", "a", "output.weight"});
+  const Checkpoint checkpoint = Must(Open());
+  ASSERT_EQ(checkpoint.tensors().size(), 3U);
+  EXPECT_EQ(checkpoint.tensors()[0].name, "a");  // sorted
+  EXPECT_EQ(Must(checkpoint.ReadWhole(*checkpoint.Find("b"))), Bytes(16, std::byte{7}));
+  ASSERT_TRUE(checkpoint.config().has_value());
+  EXPECT_EQ(checkpoint.config()->Find("model_type")->text(), "qwen2");
+  EXPECT_EQ(checkpoint.config()->Find("tie_word_embeddings")->AsBool(), false);
+  EXPECT_TRUE(HasNote(checkpoint, "gguf-tokenizer"));  // it has none
+  EXPECT_TRUE(checkpoint.inner_files().empty());
+}
+
+TEST_F(GgufCheckpoint, WithoutAHeadItIsTied) {
+  Write("model.gguf", Model(), {"token_embd.weight"});
+  EXPECT_EQ(Must(Open()).config()->Find("tie_word_embeddings")->AsBool(), true);
+}
+
+TEST_F(GgufCheckpoint, AConfigBesideItIsNotBelieved) {
+  Write("model.gguf", Model(), {"a"});
+  test::WriteWhole(folder_ / "config.json", R"({"model_type": "llama", "hidden_size": 7})");
+  EXPECT_EQ(Must(Open()).config()->Find("model_type")->text(), "qwen2");
+}
+
+TEST_F(GgufCheckpoint, SeriesIsOneModel) {
+  Write("m-00001-of-00003.gguf", Model(), {"c"}, std::byte{1});
+  Write("m-00002-of-00003.gguf", {}, {"a"}, std::byte{2});
+  Write("m-00003-of-00003.gguf", {}, {"b"}, std::byte{3});
+  const Checkpoint checkpoint = Must(Open());
+  ASSERT_EQ(checkpoint.files().size(), 3U);
+  EXPECT_EQ(Must(checkpoint.ReadWhole(*checkpoint.Find("b"))), Bytes(16, std::byte{3}));
+  EXPECT_EQ(checkpoint.files()[checkpoint.Find("a")->file].name, "m-00002-of-00003.gguf");
+}
+
+TEST_F(GgufCheckpoint, SeriesWithAGap) {
+  Write("m-00001-of-00003.gguf", Model(), {"c"});
+  Write("m-00003-of-00003.gguf", {}, {"b"});
+  ExpectError(Open(), Code::kMalformed, "shard-missing", {"00002-of-00003"});
+}
+
+TEST_F(GgufCheckpoint, SeriesWithoutItsFirst) {
+  Write("m-00001-of-00002.gguf", {}, {"c"});
+  Write("m-00002-of-00002.gguf", {}, {"b"});
+  ExpectError(Open(), Code::kMalformed, "gguf-metadata", {"general.architecture"});
+}
+
+TEST_F(GgufCheckpoint, SeveralModelsAreNotGuessedAt) {
+  Write("a.gguf", Model(), {"a"});
+  Write("b.gguf", Model(), {"a"});
+  ExpectError(Open(), Code::kMalformed, "gguf-several", {"a.gguf", "b.gguf"});
+}
+
+TEST_F(GgufCheckpoint, TwoSeriesAreNotGuessedAt) {
+  Write("a-00001-of-00001.gguf", Model(), {"a"});
+  Write("b-00001-of-00001.gguf", Model(), {"a"});
+  ExpectError(Open(), Code::kMalformed, "gguf-several", {"a-00001-of-00001.gguf"});
+}
+
+TEST_F(GgufCheckpoint, ATensorInTwoParts) {
+  Write("m-00001-of-00002.gguf", Model(), {"a"}, std::byte{1});
+  Write("m-00002-of-00002.gguf", {}, {"a"}, std::byte{2});
+  ExpectError(Open(), Code::kMalformed, "tensor-twice", {"'a'"});
+}
+
+TEST_F(GgufCheckpoint, VisionPartsAndSafetensorsComeFirst) {
+  Write("model.gguf", Model(), {"a"});
+  Write("mmproj-model.gguf", {}, {"v"});
+  EXPECT_EQ(Must(Open()).tensors().size(), 1U);
+  Shard("model.safetensors", {"s"});
+  const Checkpoint checkpoint = Must(Open());
+  ASSERT_EQ(checkpoint.tensors().size(), 1U);
+  EXPECT_EQ(checkpoint.tensors()[0].name, "s");
+  EXPECT_TRUE(HasNote(checkpoint, "unmanaged"));
 }
 
 }  // namespace

@@ -93,5 +93,46 @@ TEST(TargetTest, RulesRefuseWhatTheLoaderCannotTake) {
   EXPECT_NE(vllm.layouts[0].Refuses(traits), std::nullopt);
 }
 
+TEST(TargetTest, OnlyGgufMixesLayouts) {
+  for (const std::string& name : TargetNames()) {
+    const Target target = Must(FindTarget(name));
+    EXPECT_EQ(target.mixed_layouts, name == "gguf") << name;
+    EXPECT_EQ(target.container == Container::kGguf, name == "gguf") << name;
+    EXPECT_EQ(target.metadata_format, name == "mlx" ? "mlx" : "pt") << name;
+    EXPECT_EQ(target.warning.empty(), name != "marlin") << name;
+    EXPECT_EQ(target.biases == BiasPolicy::kEveryQuantised, name == "optimum-1.19") << name;
+    EXPECT_FALSE(target.layouts[0].on_request) << name;  // one is always taken unasked
+    // What a target says of float tensors ends in a rule, or leaves them alone.
+    EXPECT_EQ(target.floats.empty(), name != "gguf" && !name.starts_with("dense-")) << name;
+  }
+}
+
+TEST(TargetTest, EveryPairCombinesTheSameBothWays) {
+  for (const std::string& a : TargetNames()) {
+    for (const std::string& b : TargetNames()) {
+      const auto one = CombineTargets({Must(FindTarget(a)), Must(FindTarget(b))});
+      const auto other = CombineTargets({Must(FindTarget(b)), Must(FindTarget(a))});
+      ASSERT_EQ(one.ok(), other.ok()) << a << " " << b;
+      if (!one.ok()) {
+        ExpectError(one, Code::kRefused, "target-conflict", {a, b});
+        EXPECT_NE(a, b);
+        continue;
+      }
+      ASSERT_EQ(one.value().layouts.size(), other.value().layouts.size()) << a << " " << b;
+      EXPECT_TRUE(a != b || one.value().layouts.size() == Must(FindTarget(a)).layouts.size()) << a;
+    }
+  }
+}
+
+TEST(TargetTest, NothingInCommonIsAConflict) {
+  Target four = Must(FindTarget("vllm-gptq"));
+  Target eight = four;
+  eight.name = "eight";
+  four.layouts[0].bits = {4};
+  eight.layouts[0].bits = {8};
+  ExpectError(CombineTargets({four, eight}), Code::kRefused, "target-conflict", {"vllm-gptq", "eight"});
+  ExpectError(CombineTargets({Must(FindTarget("dense-fp16")), Must(FindTarget("dense-fp32"))}), Code::kRefused, "target-conflict", {"float"});
+}
+
 }  // namespace
 }  // namespace q2c

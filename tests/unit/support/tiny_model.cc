@@ -50,27 +50,29 @@ void AddLinear(const TinyLinear& linear, uint32_t seed, TinyModel* model) {
 
 }  // namespace
 
-const std::vector<TinyLinear>& TinyLinears() {
-  static const std::vector<TinyLinear> linears = {
-      {"model.layers.0.self_attn.q_proj", 64, 64, true}, {"model.layers.0.self_attn.k_proj", 64, 32, true},
-      {"model.layers.0.self_attn.v_proj", 64, 32, true}, {"model.layers.0.self_attn.o_proj", 64, 64, false},
-      {"model.layers.0.mlp.gate_proj", 64, 96, false},   {"model.layers.0.mlp.up_proj", 64, 96, false},
-      {"model.layers.0.mlp.down_proj", 96, 64, false}};
-  return linears;
+std::vector<TinyLinear> TinyLinears(bool wide) {
+  const uint64_t hidden = wide ? 256 : 64;
+  const uint64_t inner = wide ? 512 : 96;
+  const uint64_t kv = wide ? 256 : 32;
+  return {{"model.layers.0.self_attn.q_proj", hidden, hidden, true}, {"model.layers.0.self_attn.k_proj", hidden, kv, true},
+          {"model.layers.0.self_attn.v_proj", hidden, kv, true},     {"model.layers.0.self_attn.o_proj", hidden, hidden, false},
+          {"model.layers.0.mlp.gate_proj", hidden, inner, false},    {"model.layers.0.mlp.up_proj", hidden, inner, false},
+          {"model.layers.0.mlp.down_proj", inner, hidden, false}};
 }
 
 TinyModel MakeTiny(const TinyOptions& options) {
   TinyModel model;
   model.options = options;
-  model.Add(Floats("model.embed_tokens.weight", {32, 64}, 1));
-  model.Add(Floats("model.layers.0.input_layernorm.weight", {64}, 2));
-  model.Add(Floats("model.layers.0.post_attention_layernorm.weight", {64}, 3));
-  model.Add(Floats("model.norm.weight", {64}, 4));
-  if (options.head) model.Add(Floats("lm_head.weight", {32, 64}, 5));
+  const uint64_t hidden = options.wide ? 256 : 64;
+  model.Add(Floats("model.embed_tokens.weight", {32, hidden}, 1));
+  model.Add(Floats("model.layers.0.input_layernorm.weight", {hidden}, 2));
+  model.Add(Floats("model.layers.0.post_attention_layernorm.weight", {hidden}, 3));
+  model.Add(Floats("model.norm.weight", {hidden}, 4));
+  if (options.head) model.Add(Floats("lm_head.weight", {32, hidden}, 5));
   uint32_t seed = 100;
-  for (const TinyLinear& linear : TinyLinears()) AddLinear(linear, ++seed, &model);
-  model.config = {{"architectures", R"(["Qwen2ForCausalLM"])"}, {"model_type", "\"qwen2\""}, {"hidden_size", "64"}, {"intermediate_size", "96"},
-                  {"num_hidden_layers", "1"}, {"num_attention_heads", "2"}, {"num_key_value_heads", "1"}, {"vocab_size", "32"},
+  for (const TinyLinear& linear : TinyLinears(options.wide)) AddLinear(linear, ++seed, &model);
+  model.config = {{"architectures", R"(["Qwen2ForCausalLM"])"}, {"model_type", "\"qwen2\""}, {"hidden_size", std::to_string(hidden)}, {"intermediate_size", options.wide ? "512" : "96"},
+                  {"num_hidden_layers", "1"}, {"num_attention_heads", options.wide ? "1" : "2"}, {"num_key_value_heads", "1"}, {"vocab_size", "32"},
                   {"rms_norm_eps", "1e-06"}, {"rope_theta", "1000000.0"}, {"tie_word_embeddings", "false"}, {"torch_dtype", "\"float16\""}};
   model.quant = {{"quant_method", "\"gptq\""}, {"bits", std::to_string(options.bits)}, {"group_size", std::to_string(options.group_size)},
                  {"desc_act", "false"}, {"sym", options.symmetric ? "true" : "false"}};

@@ -18,6 +18,7 @@ struct TinyOptions {
   bool symmetric = true;
   bool zero_biases = true;    // on o, gate, up, down, as AutoGPTQ 0.2 to 0.7 writes them
   bool head = true;           // lm_head.weight is in the file
+  bool wide = false;          // hidden 256, intermediate 512, one head: outputs in multiples of 256
 };
 
 struct TinyModel {
@@ -41,7 +42,7 @@ struct TinyLinear {
   uint64_t out = 0;
   bool bias = false;
 };
-const std::vector<TinyLinear>& TinyLinears();
+std::vector<TinyLinear> TinyLinears(bool wide = false);
 
 TinyModel MakeTiny(const TinyOptions& options = {});
 std::string JsonText(const std::map<std::string, std::string>& members);
