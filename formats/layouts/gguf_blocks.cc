@@ -45,7 +45,7 @@ void Allot(QuantLinear* linear) {
 
 // A block begins with its scale; `code_bytes` follow, and `kSkip` bytes lie between.
 template <uint64_t kBytes, uint64_t kSkip, typename LoadCodes>
-void DecodeBlocks(ByteView bytes, QuantLinear* linear, const LoadCodes& load) {
+Status DecodeBlocks(ByteView bytes, QuantLinear* linear, const LoadCodes& load) {
   const QuantShape& s = linear->shape;
   Allot(linear);
   std::vector<uint8_t> row(s.in_features);
@@ -57,15 +57,20 @@ void DecodeBlocks(ByteView bytes, QuantLinear* linear, const LoadCodes& load) {
     }, n);
     PackRow(row.data(), n, linear);
   }
+  constexpr uint16_t kExponent = 0x7C00;  // all ones: NaN or infinity
+  for (uint64_t i = 0; i < s.groups * s.out_features; ++i) {
+    if ((Load<uint16_t>(linear->scales.data() + 2 * i) & kExponent) != kExponent) continue;
+    return Malformed("scale-not-finite", "the scale of block {}, output {} is NaN or infinite; the file is damaged or the quantisation failed", i / s.out_features, i % s.out_features);
+  }
+  return {};
 }
 
 Status DecodeQ40(ByteView bytes, QuantLinear* linear) {
-  DecodeBlocks<18, 0>(bytes, linear, LoadNibbles);
-  return {};
+  return DecodeBlocks<18, 0>(bytes, linear, LoadNibbles);
 }
 Status DecodeQ41(ByteView bytes, QuantLinear* linear) {
   const QuantShape& s = linear->shape;
-  DecodeBlocks<20, 2>(bytes, linear, LoadNibbles);
+  QC_TRY((DecodeBlocks<20, 2>(bytes, linear, LoadNibbles)));
   const uint64_t blocks = s.in_features / kBlock;
   if (blocks != s.groups) return {};  // a tile cut along the inputs: codes only
   std::vector<std::byte> offsets(linear->scales.size());
@@ -74,10 +79,9 @@ Status DecodeQ41(ByteView bytes, QuantLinear* linear) {
   return {};
 }
 Status DecodeQ80(ByteView bytes, QuantLinear* linear) {
-  DecodeBlocks<34, 0>(bytes, linear, [](const std::byte* from, uint8_t* codes) {
+  return DecodeBlocks<34, 0>(bytes, linear, [](const std::byte* from, uint8_t* codes) {
     for (size_t j = 0; j < kBlock; ++j) codes[j] = static_cast<uint8_t>(std::to_integer<uint8_t>(from[j]) ^ 0x80U);
   });
-  return {};
 }
 
 // Encodes from groups of 32: scale i and zero point i belong to block i. `shift` maps code − zero

@@ -2,6 +2,7 @@
 """Small jobs for the command-line cases.
 
     helper.py big FOLDER                          a valid checkpoint of about 100 MB
+    helper.py wide FOLDER                         a small one of 256 outputs and more, symmetric, which Marlin can hold
     helper.py add-tensor FILE NAME                adds an F16 tensor of 4 numbers to a safetensors file
     helper.py hub CHECKPOINT CACHE NAME           puts a checkpoint into a Hub cache, as links to blobs; prints the snapshot folder
     helper.py tensors FOLDER                      prints 'name dtype shape', sorted
@@ -20,8 +21,9 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "malformed"))
+sys.path += [str(pathlib.Path(__file__).resolve().parents[1] / name) for name in ("malformed", "oracle")]
 
+import made  # noqa: E402
 import make_big  # noqa: E402
 from checkpoint import edit_tensors, read_tensors  # noqa: E402
 
@@ -32,6 +34,10 @@ def tensors_of(folder):
 
 def big(folder):
     make_big.main(pathlib.Path(folder))
+
+
+def wide(folder):
+    made.write(pathlib.Path(folder), 4, 128, True)
 
 
 def add_tensor(path, name):
@@ -84,7 +90,7 @@ def stop(signal_name, folder, dashes, *command):
 
 
 if __name__ == "__main__":
-    jobs = {"big": big, "add-tensor": add_tensor, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
+    jobs = {"big": big, "wide": wide, "add-tensor": add_tensor, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
     if len(sys.argv) < 2 or sys.argv[1] not in jobs:
         sys.exit(__doc__)
     jobs[sys.argv[1]](*sys.argv[2:])

@@ -74,7 +74,7 @@ def rows():
         yield row("Q01", f"{suffix} missing", without(f"{UP}.{suffix}"), 65, UP)
     yield row("Q02", "qweight one row short", tensor(UP + ".qweight", [15, 512]), 65, UP + ".qweight")
     yield row("Q02", "qweight one column short", tensor(UP + ".qweight", [16, 511]), 65, UP + ".qweight")
-    yield row("Q02", "qweight turned", tensor(UP + ".qweight", [512, 16]), 65, UP + ".qweight")
+    yield row("Q02", "qweight turned", tensor(UP + ".qweight", [512, 16]), 65, UP)  # as AWQ GEMV has it; then the other parts do not fit
     yield row("Q02", "qweight flat", tensor(UP + ".qweight", [8192]), 65, UP + ".*qweight")
     yield row("Q02", "qweight in I64", tensor(UP + ".qweight", dtype="I64"), 65, UP + ".qweight")
     yield row("Q02", "qweight in F32", tensor(UP + ".qweight", dtype="F32"), 65, UP + ".qweight")

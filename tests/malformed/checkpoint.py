@@ -8,6 +8,12 @@ import json
 import pathlib
 import shutil
 import struct
+import subprocess
+import sys
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "oracle"))
+
+import made as wide  # noqa: E402
 
 FIXTURES = pathlib.Path(__file__).resolve().parents[2] / "fixtures"
 BASES = {
@@ -17,6 +23,18 @@ BASES = {
     "perchannel": "autogptq-0.7.1-int4-perchannel-actorder",
     "moe": "autogptq-0.7.1-moe-int4-g64",
 }
+# What this tool makes of a fixture, at test time: fixture, options.
+CONVERTED = {
+    "awq": ("autogptq-0.7.1-int4-g32-asym-tied", "--target=awq"),
+    "awq-gemv": ("autogptq-0.7.1-int4-g32-asym-tied", "--target=awq", "--layout=awq-gemv"),
+    "awq-gemv-fast": ("autogptq-0.7.1-int4-g32-asym-tied", "--target=awq", "--layout=awq-gemv-fast", "--allow-rounding"),
+    "compressed-tensors": ("autogptq-0.7.1-int4-g32-asym-tied", "--target=compressed-tensors"),
+    "compressed-tensors-2025": ("autogptq-0.7.1-int3-g128-sym", "--target=compressed-tensors", "--layout=compressed-tensors-2025"),
+    "mlx": ("autogptq-0.7.1-int4-g32-asym-tied", "--target=mlx", "--allow-rounding"),
+    "marlin": (None, "--target=marlin"),   # of a made checkpoint: no fixture is wide enough
+    "gptqmodel-v2": ("optimum-1.19.2-int4-g128-sharded", "--target=gptqmodel-v2", "--shard-size=5GB"),
+    "gguf": ("published-int4-g128-sharded", "--target=gguf"),
+}
 SHARD = "model-0000{}-of-00003.safetensors"
 INDEX = "model.safetensors.index.json"
 
@@ -25,8 +43,31 @@ class Skip(Exception):
     """This case cannot be made on this machine; the text says why."""
 
 
+class Bases:
+    """Folders of good checkpoints; those of CONVERTED are made once, by `binary`, below `root`."""
+
+    def __init__(self, binary, root):
+        self.binary, self.root = binary, root
+
+    def folder(self, base):
+        if base in BASES:
+            return FIXTURES / BASES[base] / "checkpoint"
+        made = self.root / base
+        if not made.exists():
+            fixture, *options = CONVERTED[base]
+            source = FIXTURES / fixture / "checkpoint" if fixture else self.root / "wide"
+            if fixture is None:
+                wide.write(source, 4, 128, True)
+            run = subprocess.run([self.binary, source, made, *options, "--quiet"], capture_output=True, text=True)
+            if run.returncode != 0:
+                raise RuntimeError(f"the base '{base}' cannot be made: {run.stderr}")
+            for name in ("SHA256SUMS", "qwen2-convert.manifest.json"):
+                (made / name).unlink()
+        return made
+
+
 class Box:
-    def __init__(self, root, base):
+    def __init__(self, root, checkpoint):
         self.root = root
         self.input = root / "in"
         self.parent = root / "parent"     # of the output folder
@@ -36,7 +77,7 @@ class Box:
         self.max_open_files = None
         self.during = None                # called with the process stopped just after it made its staging entry
         self.parent.mkdir()
-        shutil.copytree(FIXTURES / BASES[base] / "checkpoint", self.input)
+        shutil.copytree(checkpoint, self.input)
 
     def shard(self, number=3):
         """Path of a shard; the only file where there is just one."""

@@ -25,10 +25,11 @@ import cases_config
 import cases_container
 import cases_data
 import cases_index
+import cases_layouts
 import cases_payload
-from checkpoint import Box, Skip, read_tensors
+from checkpoint import Bases, Box, Skip, read_tensors
 
-TABLES = (cases_container, cases_data, cases_index, cases_config, cases_payload)
+TABLES = (cases_container, cases_data, cases_index, cases_config, cases_payload, cases_layouts)
 KILL_AFTER_SECONDS = 60
 ERROR_LINE = re.compile(r"^qwen2-convert: error: .*", re.M)
 ERROR_FORM = re.compile(r"^qwen2-convert: error: .+ \[[a-z0-9]+(-[a-z0-9]+)*\]$")
@@ -170,9 +171,9 @@ def complaints_about_output(case, box, clean):
         yield f"the output cannot be checked: {type(error).__name__}: {error}"
 
 
-def try_case(case, binary, clean, limits, root):
+def try_case(case, binary, bases, clean, limits, root):
     """Runs one case; returns (complaints, what the tool did)."""
-    box = Box(root, case.base)
+    box = Box(root, bases.folder(case.base))
     case.damage(box)
     if box.as_nobody and os.geteuid() != 0:
         box.as_nobody = False  # then the permissions bind this user already
@@ -228,11 +229,16 @@ def main():
         sys.exit(f"no program '{options.binary}'")
     binary = os.path.abspath(binary)
 
+    with tempfile.TemporaryDirectory(prefix="qwen2-bases-") as folder:
+        return run_all(cases, binary, Bases(binary, pathlib.Path(folder)), not options.no_limits)
+
+
+def run_all(cases, binary, bases, limits):
     cleans = {}
 
     def clean(base):
         def convert(root):
-            box = Box(root, base)
+            box = Box(root, bases.folder(base))
             code, _, stderr, _, _ = run([binary, box.input, box.out, "--target=transformers-4.x", "--quiet"], box)
             if code != 0:
                 sys.exit(f"the undamaged base '{base}' does not convert: {stderr.decode(errors='replace')}")
@@ -244,7 +250,7 @@ def main():
     counts = {"passed": 0, "failed": 0, "skipped": 0}
     for case in cases:
         try:
-            complaints, result = in_fresh_folder(lambda root: try_case(case, binary, clean, not options.no_limits, root))
+            complaints, result = in_fresh_folder(lambda root: try_case(case, binary, bases, clean, limits, root))
         except Skip as reason:
             counts["skipped"] += 1
             print(f"skip {case.id} {case.name}: {reason}")

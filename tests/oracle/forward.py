@@ -48,7 +48,7 @@ def rotate(x, theta):
 
 
 class Model:
-    """Weights by name; a linear is either decoded ([in, out]) or stored in full ([out, in])."""
+    """Weights by name; a linear is either decoded (float32 [in, out]) or stored in full ([out, in])."""
 
     def __init__(self, config, linears, others, rope_reader="any"):
         if config.get("model_type") not in FAMILIES:
