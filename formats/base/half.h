@@ -7,16 +7,14 @@
 
 namespace q2c {
 
+// Without branches, so that loops over it are vectorised.
 constexpr float HalfToFloat(uint16_t half) {
   const uint32_t sign = static_cast<uint32_t>(half & 0x8000U) << 16U;
-  const uint32_t exponent = (half >> 10U) & 0x1FU;
-  const uint32_t fraction = half & 0x3FFU;
-  if (exponent == 0x1F) return std::bit_cast<float>(sign | 0x7F800000U | (fraction << 13U));
-  if (exponent == 0) {  // zero or subnormal: fraction · 2^-24
-    const float magnitude = static_cast<float>(fraction) * 0x1p-24F;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112U) << 23U) | (fraction << 13U));
+  const uint32_t magnitude = static_cast<uint32_t>(half & 0x7FFFU) << 13U;
+  // Exponent and fraction stand where float32 has them, 112 too low; the product is exact, also for subnormals.
+  const uint32_t scaled = std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112F);
+  const uint32_t infinite = magnitude >= 0x0F800000U ? 0x7F800000U : 0U;  // infinity and NaN keep their exponent of all ones
+  return std::bit_cast<float>(sign | scaled | infinite);
 }
 
 constexpr uint16_t FloatToHalf(float value) {

@@ -13,8 +13,8 @@ Status DecodeDense(ByteView /*bytes*/, QuantLinear* /*linear*/) { return Interna
 
 // scale · (code − zero) is exact in float32 for 16-bit scales, and rounded once to what is stored.
 // A group has at most 2^bits different weights: they are computed once, then looked up.
-template <typename T>
-void EncodeRows(const QuantLinear& linear, MutableBytes out, T (*narrow)(float)) {
+template <typename T, typename Narrow>
+void EncodeRows(const QuantLinear& linear, MutableBytes out, const Narrow& narrow) {
   const QuantShape& s = linear.shape;
   const uint64_t values = s.MaxCode() + 1;
   const bool scattered = !linear.group_index.empty() && !IsTrivial(linear.group_index, s.group_size);
@@ -24,20 +24,22 @@ void EncodeRows(const QuantLinear& linear, MutableBytes out, T (*narrow)(float))
     UnpackRow(linear, n, codes.data());
     for (uint64_t g = 0; g < s.groups; ++g) {
       const float scale = linear.Scale(g, n);
+      T* entry = table.data() + g * values;
       const auto zero = static_cast<int32_t>(linear.zeros[g * s.out_features + n]);
       for (uint64_t code = 0; code < values; ++code) {
         // Offsets that are no zero points are added as they are.
         const float value = !linear.nearest_zeros ? scale * static_cast<float>(static_cast<int32_t>(code) - zero)
                                  : static_cast<float>(static_cast<double>(scale) * static_cast<double>(code) + linear.offsets[g * s.out_features + n]);
-        table[g * values + code] = narrow(value);
+        entry[code] = narrow(value);
       }
     }
     std::byte* row = out.data() + n * s.in_features * sizeof(T);
     for (uint64_t k = 0; scattered && k < s.in_features; ++k) Store(row + sizeof(T) * k, table[static_cast<uint64_t>(linear.group_index[k]) * values + codes[k]]);
     for (uint64_t g = 0; !scattered && g < s.groups; ++g) {
       const T* of_group = table.data() + g * values;
+      const uint8_t* code = codes.data();
       const uint64_t end = std::min(s.in_features, (g + 1) * s.group_size);
-      for (uint64_t k = g * s.group_size; k < end; ++k) Store(row + sizeof(T) * k, of_group[codes[k]]);
+      for (uint64_t k = g * s.group_size; k < end; ++k) Store(row + sizeof(T) * k, of_group[code[k]]);
     }
   }
 }
