@@ -60,8 +60,9 @@ def hub(checkpoint, cache, name):
 
 
 def tensors(folder):
-    for name, (dtype, shape, _) in sorted(tensors_of(folder).items()):
-        print(name, dtype, ",".join(map(str, shape)))
+    # In one piece: a reader such as grep -q may stop at the first line that fits.
+    lines = [f"{name} {dtype} {','.join(map(str, shape))}\n" for name, (dtype, shape, _) in sorted(tensors_of(folder).items())]
+    sys.stdout.write("".join(lines))
 
 
 def json_check(path, expression):

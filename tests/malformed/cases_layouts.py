@@ -106,6 +106,17 @@ def patched(marker, offset, form, value):
     return change
 
 
+def first_scale(name, pattern):
+    """Overwrites the scale of the first block of a tensor of two dimensions; token_embd.weight is the last of the table."""
+    def change(data):
+        (offset,) = struct.unpack_from("<Q", data, data.index(name) + len(name) + 24)
+        start = -(-(data.index(b"token_embd.weight") + len(b"token_embd.weight") + 32) // 32) * 32
+        made = bytearray(data)
+        struct.pack_into("<H", made, start + offset, pattern)
+        return bytes(made)
+    return change
+
+
 def replaced(old, new):
     assert len(old) == len(new)
     return lambda data: data.replace(old, new, 1)
@@ -227,7 +238,7 @@ def rows():
     yield row("L10", "a tensor of a layer too many", gguf(replaced(b"blk.1.ffn_up.weight", b"blk.7.ffn_up.weight")), (65, 69), r"blk\.7|layers\.1\.mlp\.up_proj", base="gguf")
     yield row("L10", "a tensor of another family", gguf(replaced(b"blk.0.ffn_norm.weight", b"blk.0.ssm_conv.weight")), (65, 69), "ssm_conv|post_attention", base="gguf")
     yield row("L10", "a name that is no text", gguf(replaced(b"blk.0.ffn_up.weight", b"blk.0.ffn_\xff\xfe.weight")), 65, r"model\.gguf", base="gguf")
-    yield row("L10", "a scale of NaN", gguf(lambda data: data[:-34 * 16] + b"\0\x7e" + data[-34 * 16 + 2:]), 65, "scale", base="gguf")
+    yield row("L10", "a scale of NaN", gguf(first_scale(b"blk.0.ffn_up.weight", 0x7E00)), 65, r"blk\.0\.ffn_up|up_proj", base="gguf")
     for key, form, value in ((b"qwen2.block_count", "I", 0), (b"qwen2.block_count", "I", 10 ** 9), (b"qwen2.attention.head_count", "I", 0), (b"qwen2.embedding_length", "I", 2 ** 31), (b"qwen2.feed_forward_length", "I", 7)):
         yield row("L11", f"{key.decode()} {value}", gguf(patched(key, 4, form, value)), 65, "", base="gguf")
     yield row("L11", "another architecture", gguf(replaced(b"\x05\0\0\0\0\0\0\0qwen2", b"\x05\0\0\0\0\0\0\0llama")), 69, "llama", base="gguf")

@@ -83,13 +83,13 @@ def check_unit_tests(root):
 def check_fixtures(root):
     """The oracle walks the whole folder; each fixture must have what it walks over, and it must walk."""
     found = []
-    fixtures = [path for path in sorted((root / "fixtures").iterdir()) if (path / "checkpoint").is_dir()]
+    fixtures = sorted(path.parent for path in (root / "fixtures").glob("**/checkpoint"))
     if not fixtures:
         found.append("fixtures: holds no checkpoint")
     for path in fixtures:
         if not (path / "expected.safetensors").is_file():
-            found.append(f"fixtures/{path.name}: has no expected.safetensors for the oracle tests")
-    if '/ "checkpoint").is_dir()' not in (root / "tests" / "oracle" / "check_all.py").read_text():
+            found.append(f"{path.relative_to(root)}: has no expected.safetensors for the oracle tests")
+    if '.glob("**/checkpoint")' not in (root / "tests" / "oracle" / "check_all.py").read_text():
         found.append("tests/oracle/check_all.py: does not walk every checkpoint in fixtures/")
     if "oracle/check_all.py fixtures" not in (root / "tests" / "CMakeLists.txt").read_text():
         found.append("tests/CMakeLists.txt: does not run oracle/check_all.py over fixtures/")

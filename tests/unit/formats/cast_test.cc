@@ -26,7 +26,7 @@ Bytes Casted(const Bytes& from, Dtype in, Dtype out) {
 template <typename T>
 std::vector<T> WordsOf(const Bytes& bytes) {
   std::vector<T> words(bytes.size() / sizeof(T));
-  std::memcpy(words.data(), bytes.data(), bytes.size());
+  if (!bytes.empty()) std::memcpy(words.data(), bytes.data(), bytes.size());
   return words;
 }
 // A half by its definition, in double arithmetic.
