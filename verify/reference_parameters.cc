@@ -1,6 +1,7 @@
 // Where each layout keeps its zero points (or offsets), scales and groups.
 #include <array>
 #include <bit>
+#include <cmath>
 
 #include "formats/base/half.h"
 #include "formats/base/text.h"
@@ -40,7 +41,7 @@ uint16_t NearestZero(uint32_t offset_bits, uint32_t scale_bits, uint64_t bits) {
   const double zero = -offset / scale;
   const auto most = static_cast<double>((1U << bits) - 1);
   if (!(zero > -0.5 && zero < most + 0.5)) return kNoZero;  // not a number neither
-  return static_cast<uint16_t>(zero + 0.5);
+  return static_cast<uint16_t>(std::lround(zero));
 }
 void ZerosFromOffsets(const StoredLinear& linear, ReferenceParameters* parameters) {
   parameters->zeros.resize(parameters->offsets.size());
