@@ -1,0 +1,120 @@
+#include "verify/linear_tiles.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "formats/base/text.h"
+#include "verify/rounding.h"
+
+namespace q2c {
+namespace {
+
+constexpr uint64_t kTileCodes = 1U << 22U;
+constexpr uint64_t kTileWeights = 1U << 20U;  // floats are four times as large
+constexpr uint64_t kStripParameters = 400'000;
+constexpr uint64_t kStripOutputs = 1024;
+
+// Float matrices by dtype: dense, or in blocks of 32.
+struct FloatLayout {
+  Dtype dtype;
+  std::string_view layout;
+  uint64_t bits;
+};
+constexpr std::array<FloatLayout, 6> kFloatLayouts = {{{Dtype::kF16, "dense-fp16", 0}, {Dtype::kBF16, "dense-bf16", 0}, {Dtype::kF32, "dense-fp32", 0},
+                                                       {Dtype::kQ4_0, "gguf-q4_0", 4}, {Dtype::kQ4_1, "gguf-q4_1", 4}, {Dtype::kQ8_0, "gguf-q8_0", 8}}};
+
+StoredLinear StoredFloats(const Model& model, TensorIndex weight, uint64_t in_features, uint64_t out_features) {
+  const TensorInfo& info = model.info(weight);
+  const FloatLayout& layout = *std::ranges::find(kFloatLayouts, info.dtype, &FloatLayout::dtype);  // the model holds no other dtypes
+  return {model.checkpoint, SplitPart(info.name).first, std::string(layout.layout), in_features, out_features, InfoOf(info.dtype).block, layout.bits};
+}
+
+}  // namespace
+
+StoredLinear Stored(const Model& model, const Linear& linear) {
+  if (!linear.quantised()) return StoredFloats(model, *linear.Part("weight"), linear.expected.in_features, linear.expected.out_features);
+  const QuantShape& shape = linear.traits.shape;
+  const TensorInfo& first = model.info(linear.parts.at(std::string(linear.layout->parts.front().suffix)));
+  return {model.checkpoint, SplitPart(first.name).first, std::string(linear.layout->name), shape.in_features, shape.out_features, shape.group_size, shape.bits};
+}
+
+StoredLinear StoredMatrix(const Model& model, TensorIndex weight) {
+  const Shape& shape = model.info(weight).shape;
+  return StoredFloats(model, weight, shape[1], shape[0]);
+}
+
+uint64_t StripOutputs(uint64_t groups) {
+  const uint64_t most = std::clamp<uint64_t>(kStripParameters / groups, 1, kStripOutputs);
+  return most < kPanelOutputs ? kPanelOutputs : most / kPanelOutputs * kPanelOutputs;
+}
+
+uint64_t TileInputs(uint64_t outputs, bool dense) { return std::max<uint64_t>(1, (dense ? kTileWeights : kTileCodes) / outputs / kInputUnit) * kInputUnit; }
+
+bool LinearTiles::Reproduces(size_t i) const {
+  if (parameters_.zeros[i] == kNoZero) return false;
+  const double product = -NumberOf(parameters_.scales[i]) * parameters_.zeros[i];
+  return RoundedTo(product, parameters_.offset_dtype) == NumberOf(parameters_.offsets[i]);
+}
+
+Status LinearTiles::Prepare() {
+  whole_zeros_ = true;
+  if (dense()) return {};
+  const uint64_t strip = StripOutputs(groups());
+  for (uint64_t first = 0; first < linear_.out_features; first += strip) {
+    QC_TRY(ReadStrip(first, std::min(strip, linear_.out_features - first)));
+    if (parameters_.offsets.empty()) return {};
+    for (size_t i = 0; i < parameters_.offsets.size(); ++i) whole_zeros_ = whole_zeros_ && Reproduces(i);
+  }
+  return {};
+}
+
+Status LinearTiles::ReadStrip(uint64_t first_output, uint64_t outputs) {
+  tile_ = {0, 0, first_output, outputs};
+  if (dense()) return {};
+  QC_ASSIGN(parameters_, ReferenceParametersOf(linear_, first_output, outputs));
+  const auto groups = static_cast<int64_t>(parameters_.scales.size() / outputs);
+  for (size_t k = 0; k < parameters_.group_index.size(); ++k) {
+    const int64_t group = parameters_.group_index[k];
+    if (group < 0 || group >= groups) return Malformed("quant-group", "linear '{}': input {} is in group {}, expected 0 to {}", Escape(linear_.name), k, group, groups - 1);
+  }
+  return {};
+}
+
+Status LinearTiles::ReadTile(uint64_t first_input, uint64_t inputs) {
+  tile_.first_input = first_input;
+  tile_.inputs = inputs;
+  return dense() ? ReferenceWeights(linear_, tile_, &weights_) : ReferenceCodes(linear_, tile_, &codes_);
+}
+
+void LinearTiles::FillPanel(uint64_t column, float* panel) const {
+  const uint64_t outputs = tile_.outputs;
+  const uint64_t count = std::min(kPanelOutputs, outputs - column);
+  float scales[kPanelOutputs] = {};
+  float others[kPanelOutputs] = {};  // zero points or offsets
+  for (uint64_t k = 0; k < tile_.inputs; ++k) {
+    float* out = panel + k * kPanelOutputs;
+    if (count < kPanelOutputs) std::fill(out + count, out + kPanelOutputs, 0.0F);
+    if (dense()) {
+      const float* in = weights_.data() + k * outputs + column;
+      for (uint64_t n = 0; n < count; ++n) out[n] = in[n] + 0.0F;
+      continue;
+    }
+    const uint64_t input = tile_.first_input + k;
+    if (k == 0 || parameters_.group_index[input] != parameters_.group_index[input - 1]) {
+      const uint64_t at = GroupOf(input) * outputs + column;
+      for (uint64_t n = 0; n < count; ++n) {
+        scales[n] = std::bit_cast<float>(parameters_.scales[at + n]);
+        others[n] = whole_zeros_ ? static_cast<float>(parameters_.zeros[at + n]) : std::bit_cast<float>(parameters_.offsets[at + n]);
+      }
+    }
+    const uint8_t* in = codes_.data() + k * outputs + column;
+    if (whole_zeros_) {
+      for (uint64_t n = 0; n < count; ++n) out[n] = scales[n] * (static_cast<float>(in[n]) - others[n]) + 0.0F;
+    } else {
+      for (uint64_t n = 0; n < count; ++n) out[n] = static_cast<float>(double{scales[n]} * in[n] + others[n]) + 0.0F;
+    }
+  }
+}
+
+}  // namespace q2c
