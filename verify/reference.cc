@@ -84,7 +84,10 @@ Status ReferenceCodes(const StoredLinear& linear, const ReferenceTile& tile, std
 Status ReferenceWeights(const StoredLinear& linear, const ReferenceTile& tile, std::vector<float>* weights) {
   QC_ASSIGN(const Description* description, Describe(linear, true));
   QC_TRY(CheckTile(linear, tile));
-  QC_ASSIGN(const TensorInfo* tensor, Part(linear, "weight", {description->dense}, {linear.out_features, linear.in_features}));
+  // GGUF writes [1, n] as [n].
+  const TensorInfo* stored = FindPart(linear, "weight");
+  const bool row = stored != nullptr && linear.out_features == 1 && stored->shape.size() == 1;
+  QC_ASSIGN(const TensorInfo* tensor, Part(linear, "weight", {description->dense}, row ? Shape{linear.in_features} : Shape{linear.out_features, linear.in_features}));
   QC_ASSIGN(const std::vector<uint32_t> rows, ReadFloats(linear, *tensor, {tile.first_output, tile.outputs, tile.first_input, tile.inputs}));
   const std::vector<uint32_t> columns = Transposed(rows, tile.outputs, tile.inputs);
   weights->resize(columns.size());
