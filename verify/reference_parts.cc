@@ -22,8 +22,9 @@ Result<const TensorInfo*> Part(const StoredLinear& linear, std::string_view suff
 Status ReadWindow(const StoredLinear& linear, const TensorInfo& tensor, const Window& window, MutableBytes out) {
   const DtypeInfo& info = InfoOf(tensor.dtype);
   const uint64_t width = info.bits / 8;
-  const uint64_t columns = tensor.shape[1] / info.block;
-  if (window.row + window.rows > tensor.shape[0] || window.column + window.columns > columns) return Internal("tensor '{}' was to be read beyond its shape", Escape(tensor.name));
+  const uint64_t columns = tensor.shape.back() / info.block;
+  const uint64_t rows = tensor.shape.size() == 1 ? 1 : tensor.shape[0];
+  if (window.row + window.rows > rows || window.column + window.columns > columns) return Internal("tensor '{}' was to be read beyond its shape", Escape(tensor.name));
   if (window.columns == columns) return linear.checkpoint->Read(tensor, window.row * columns * width, out);
   const uint64_t segment = window.columns * width;
   for (uint64_t r = 0; r < window.rows; ++r) {
