@@ -62,38 +62,90 @@ Status CheckAccounts(const Checkpoint& source, const Checkpoint& output, const M
 
 }  // namespace
 
-Result<Compared> CompareExact(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest, const CompareOptions& options) {
+Result<Comparison> Comparison::Begin(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest) {
   QC_TRY(CheckAccounts(source, output, manifest));
   for (const ManifestDrop& drop : manifest.dropped) QC_TRY(CheckDropped(source, drop));
-
+  Comparison comparison;
+  comparison.source_ = &source;
+  comparison.output_ = &output;
   // The parts of quantised linears are compared decoded, everything else as it is.
   std::set<std::string> decoded;
-  Compared compared;
-  for (const ManifestLinear& linear : manifest.linears) {
-    AddParts(linear.name, linear.layout, &decoded);
-    compared.weights += linear.in_features * linear.out_features;
+  for (const ManifestLinear& claim : manifest.linears) {
+    QC_TRY(CheckClaim(claim));
+    AddParts(claim.name, claim.layout, &decoded);
+    comparison.compared_.weights += claim.in_features * claim.out_features;
+    auto work = std::make_unique<Work>();
+    work->claim = &claim;
+    if (!comparison.work_.emplace(claim.source, std::move(work)).second) return Mismatch("exact-linear", "linear '{}' is twice in the manifest", Escape(claim.source));
   }
-  compared.linears = manifest.linears.size();
-  std::vector<const ManifestTensor*> others;
+  comparison.compared_.linears = manifest.linears.size();
   for (const ManifestTensor& tensor : manifest.tensors) {
-    if (!decoded.contains(tensor.name)) others.push_back(&tensor);
+    if (!decoded.contains(tensor.name)) comparison.others_.push_back(&tensor);
   }
-  compared.tensors = others.size();
-  // One measure each, added up in order: the sums do not depend on who was first.
-  std::vector<Measure> measures(manifest.linears.size() + others.size());
-  QC_TRY(RunParallel(manifest.linears.size(), options.jobs, [&](size_t i) { return CompareLinear(source, output, manifest.linears[i], options, &measures[i]); }));
-  QC_TRY(RunParallel(others.size(), options.jobs, [&](size_t i) -> Status {
+  comparison.compared_.tensors = comparison.others_.size();
+  return comparison;
+}
+
+LinearTask Comparison::Task(Work* work) {
+  work->taken = true;
+  const ManifestLinear& claim = *work->claim;
+  const uint64_t group_size = claim.bits == 0 ? claim.source_group_size : claim.group_size;
+  LinearTask task;
+  task.sides.push_back({{source_, claim.source, claim.source_layout, claim.in_features, claim.out_features, claim.source_group_size, claim.source_bits}});
+  task.sides.push_back({{output_, claim.name, claim.layout, claim.in_features, claim.out_features, group_size, claim.bits}});
+  // Strips run side by side: each has a place of its own before they start.
+  task.begin_strip = [work](uint64_t first_output) { work->strips[first_output] = {}; };
+  task.check = [work](uint64_t first_output) { return CompareLinear(*work->claim, &work->strips.at(first_output)); };
+  return task;
+}
+
+std::optional<LinearTask> Comparison::Take(const std::string& source_name) {
+  const auto found = work_.find(source_name);
+  if (found == work_.end() || found->second->taken) return std::nullopt;
+  return Task(found->second.get());
+}
+
+std::vector<LinearTask> Comparison::TakeRest() {
+  std::vector<LinearTask> tasks;
+  for (auto& [name, work] : work_) {
+    if (!work->taken) tasks.push_back(Task(work.get()));
+  }
+  return tasks;
+}
+
+Status Comparison::CompareOthers(const RunOptions& options) {
+  other_measures_.resize(others_.size());
+  return RunParallel(others_.size(), options.jobs, [&](size_t i) -> Status {
     if (options.check_stop) QC_TRY(options.check_stop());
-    QC_TRY(CompareTensor(source, output, *others[i], &measures[manifest.linears.size() + i]));
-    if (options.progress) options.progress(BytesOf(others[i]->dtype, others[i]->shape).value_or(0));
+    QC_TRY(CompareTensor(*source_, *output_, *others_[i], &other_measures_[i]));
+    if (options.progress) options.progress(BytesOf(others_[i]->dtype, others_[i]->shape).value_or(0));
     return {};
-  }));
+  });
+}
+
+Compared Comparison::Summary() const {
+  // Added up in order: the sums do not depend on who was first.
   Measure all;
-  for (const Measure& measure : measures) all.Add(measure);
+  for (const auto& [name, work] : work_) {
+    for (const auto& [first, measure] : work->strips) all.Add(measure);
+  }
+  for (const Measure& measure : other_measures_) all.Add(measure);
+  Compared compared = compared_;
   compared.rounded_weights = all.count;
   compared.largest_error = all.largest;
   if (all.squared > 0) compared.relative_rms = std::sqrt(all.squared_error / all.squared);
   return compared;
+}
+
+Result<Compared> CompareExact(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest, const RunOptions& options) {
+  QC_ASSIGN(Comparison comparison, Comparison::Begin(source, output, manifest));
+  std::vector<LinearTask> tasks = comparison.TakeRest();
+  QC_TRY(RunLinears(&tasks, options));
+  for (LinearTask& task : tasks) {
+    if (task.mismatch.has_value()) return *std::move(task.mismatch);
+  }
+  QC_TRY(comparison.CompareOthers(options));
+  return comparison.Summary();
 }
 
 }  // namespace q2c

@@ -5,18 +5,18 @@
 // What is said to be rounded must be the nearest there is, and the loss is measured.
 #pragma once
 
-#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include "formats/checkpoint.h"
 #include "formats/manifest.h"
+#include "verify/products.h"
+#include "verify/rounding.h"
 
 namespace q2c {
-
-struct CompareOptions {
-  unsigned jobs = 1;
-  std::function<Status()> check_stop;          // ends the comparison early
-  std::function<void(uint64_t bytes)> progress;  // bytes of the output that were compared
-};
 
 struct Compared {
   uint64_t linears = 0;
@@ -28,7 +28,38 @@ struct Compared {
   double relative_rms = 0;  // root of (sum of squared errors / sum of squared weights)
 };
 
-// Errors: kFindings "exact-…", naming the tensor, the place and both values.
-Result<Compared> CompareExact(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest, const CompareOptions& options);
+// The comparison in pieces, so that the forward pass can run the linears in its own order.
+class Comparison {
+ public:
+  // Checks the accounts. Errors: kFindings "exact-…".
+  static Result<Comparison> Begin(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest);
+
+  // The linear that is stored under this name in the source, as a task that compares both
+  // sides; nothing if the manifest has none. Each linear once.
+  std::optional<LinearTask> Take(const std::string& source_name);
+  // Those that nobody took.
+  std::vector<LinearTask> TakeRest();
+  // Every tensor that is no part of a linear. Errors: kFindings "exact-tensor".
+  Status CompareOthers(const RunOptions& options);
+  Compared Summary() const;
+
+ private:
+  struct Work {
+    const ManifestLinear* claim = nullptr;
+    std::map<uint64_t, Measure> strips;  // by their first output
+    bool taken = false;
+  };
+  LinearTask Task(Work* work);
+
+  const Checkpoint* source_ = nullptr;
+  const Checkpoint* output_ = nullptr;
+  std::map<std::string, std::unique_ptr<Work>> work_;  // by name in the source
+  std::vector<const ManifestTensor*> others_;
+  std::vector<Measure> other_measures_;
+  Compared compared_;
+};
+
+// All of it. Errors: kFindings "exact-…", naming the tensor, the place and both values.
+Result<Compared> CompareExact(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest, const RunOptions& options);
 
 }  // namespace q2c

@@ -13,8 +13,11 @@ Error Mismatch(std::string_view id, fmt::format_string<Args...> format, Args&&..
   return MakeError(Code::kFindings, id, format, std::forward<Args>(args)...);
 }
 
-// Errors: kFindings "exact-linear". Of a rounded linear every weight goes into `measure`.
-Status CompareLinear(const Checkpoint& source, const Checkpoint& output, const ManifestLinear& linear, const CompareOptions& options, Measure* measure);
+// Do the manifest's words on a linear make sense? Errors: kFindings "exact-linear".
+Status CheckClaim(const ManifestLinear& claim);
+// Compares a strip of it. Errors: kFindings "exact-linear". Of a rounded linear every weight goes
+// into `measure`.
+std::unique_ptr<TileCheck> CompareLinear(const ManifestLinear& claim, Measure* measure);
 // Errors: kFindings "exact-tensor". Of a rounded tensor every element goes into `measure`.
 Status CompareTensor(const Checkpoint& source, const Checkpoint& output, const ManifestTensor& tensor, Measure* measure);
 

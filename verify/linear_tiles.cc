@@ -10,10 +10,10 @@
 namespace q2c {
 namespace {
 
-constexpr uint64_t kTileCodes = 1U << 22U;
-constexpr uint64_t kTileWeights = 1U << 20U;  // floats are four times as large
+constexpr uint64_t kTileCodes = 1U << 20U;
+constexpr uint64_t kTileWeights = 1U << 18U;  // floats are four times as large
 constexpr uint64_t kStripParameters = 400'000;
-constexpr uint64_t kStripOutputs = 1024;
+constexpr uint64_t kStripOutputs = 512;
 
 // Float matrices by dtype: dense, or in blocks of 32.
 struct FloatLayout {
@@ -45,8 +45,8 @@ StoredLinear StoredMatrix(const Model& model, TensorIndex weight) {
 }
 
 uint64_t StripOutputs(uint64_t groups) {
-  const uint64_t most = std::clamp<uint64_t>(kStripParameters / groups, 1, kStripOutputs);
-  return most < kPanelOutputs ? kPanelOutputs : most / kPanelOutputs * kPanelOutputs;
+  const uint64_t most = std::min(kStripParameters / groups, kStripOutputs);
+  return std::max<uint64_t>(1, CeilDiv(most, kPanelOutputs)) * kPanelOutputs;
 }
 
 uint64_t TileInputs(uint64_t outputs, bool dense) { return std::max<uint64_t>(1, (dense ? kTileWeights : kTileCodes) / outputs / kInputUnit) * kInputUnit; }
@@ -87,20 +87,23 @@ Status LinearTiles::ReadTile(uint64_t first_input, uint64_t inputs) {
   return dense() ? ReferenceWeights(linear_, tile_, &weights_) : ReferenceCodes(linear_, tile_, &codes_);
 }
 
-void LinearTiles::FillPanel(uint64_t column, float* panel) const {
+void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, float* panel) const {
   const uint64_t outputs = tile_.outputs;
   const uint64_t count = std::min(kPanelOutputs, outputs - column);
-  float scales[kPanelOutputs] = {};
-  float others[kPanelOutputs] = {};  // zero points or offsets
-  for (uint64_t k = 0; k < tile_.inputs; ++k) {
-    float* out = panel + k * kPanelOutputs;
-    if (count < kPanelOutputs) std::fill(out + count, out + kPanelOutputs, 0.0F);
-    if (dense()) {
-      const float* in = weights_.data() + k * outputs + column;
+  if (dense()) {
+    for (uint64_t k = 0; k < inputs; ++k) {
+      const float* in = weights_.data() + (first + k) * outputs + column;
+      float* out = panel + k * kPanelOutputs;
       for (uint64_t n = 0; n < count; ++n) out[n] = in[n] + 0.0F;
-      continue;
+      std::fill(out + count, out + kPanelOutputs, 0.0F);
     }
-    const uint64_t input = tile_.first_input + k;
+    return;
+  }
+  std::array<float, kPanelOutputs> scales = {};
+  std::array<float, kPanelOutputs> others = {};  // zero points or offsets
+  std::array<uint8_t, kPanelOutputs> narrow = {};
+  for (uint64_t k = 0; k < inputs; ++k) {
+    const uint64_t input = tile_.first_input + first + k;
     if (k == 0 || parameters_.group_index[input] != parameters_.group_index[input - 1]) {
       const uint64_t at = GroupOf(input) * outputs + column;
       for (uint64_t n = 0; n < count; ++n) {
@@ -108,12 +111,12 @@ void LinearTiles::FillPanel(uint64_t column, float* panel) const {
         others[n] = whole_zeros_ ? static_cast<float>(parameters_.zeros[at + n]) : std::bit_cast<float>(parameters_.offsets[at + n]);
       }
     }
-    const uint8_t* in = codes_.data() + k * outputs + column;
-    if (whole_zeros_) {
-      for (uint64_t n = 0; n < count; ++n) out[n] = scales[n] * (static_cast<float>(in[n]) - others[n]) + 0.0F;
-    } else {
-      for (uint64_t n = 0; n < count; ++n) out[n] = static_cast<float>(double{scales[n]} * in[n] + others[n]) + 0.0F;
+    const uint8_t* codes = codes_.data() + (first + k) * outputs + column;
+    if (count < kPanelOutputs) {
+      std::copy_n(codes, count, narrow.data());
+      codes = narrow.data();
     }
+    (whole_zeros_ ? Dequantise : DequantiseOffsets)(codes, scales.data(), others.data(), panel + k * kPanelOutputs);
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "formats/model.h"
+#include "verify/kernels.h"
 #include "verify/reference.h"
 
 namespace q2c {
@@ -15,8 +16,6 @@ StoredLinear StoredMatrix(const Model& model, TensorIndex weight);
 
 // Inputs that are whole words, blocks and squares in every layout: tiles begin at its multiples.
 inline constexpr uint64_t kInputUnit = 640;
-// Weights are laid out in panels: this many outputs side by side.
-inline constexpr uint64_t kPanelOutputs = 64;
 
 class LinearTiles {
  public:
@@ -42,11 +41,11 @@ class LinearTiles {
   const std::vector<float>& dense_weights() const { return weights_; }   // likewise
   uint64_t GroupOf(uint64_t input) const { return static_cast<uint64_t>(parameters_.group_index[input]); }
 
-  // The weights of up to kPanelOutputs outputs of the tile, beginning at `column` of it, as
-  // [inputs][kPanelOutputs]; columns beyond the tile are zero. scale·(code − zero) in float32,
-  // which is exact for 16-bit scales; with offsets that are no zero points scale·code + offset,
-  // rounded once. There is no negative zero.
-  void FillPanel(uint64_t column, float* panel) const;
+  // The weights of `inputs` inputs of the tile from its input `first` on, for up to kPanelOutputs
+  // outputs from its output `column` on, as [inputs][kPanelOutputs]; columns beyond the tile are
+  // zero. scale·(code − zero) in float32, which is exact for 16-bit scales; with offsets that
+  // are no zero points scale·code + offset, rounded once. There is no negative zero.
+  void FillPanel(uint64_t column, uint64_t first, uint64_t inputs, float* panel) const;
 
  private:
   StoredLinear linear_;
@@ -57,7 +56,7 @@ class LinearTiles {
   std::vector<float> weights_;
 };
 
-// How many outputs a strip should have, and how many inputs a tile of such a strip.
+// How many outputs a strip should have, whole panels; and how many inputs a tile of such a strip.
 uint64_t StripOutputs(uint64_t groups);
 uint64_t TileInputs(uint64_t outputs, bool dense);
 

@@ -1,0 +1,102 @@
+#include "verify/products.h"
+
+#include <algorithm>
+
+#include "formats/base/text.h"
+#include "verify/parallel.h"
+
+namespace q2c {
+namespace {
+
+struct Strip {
+  LinearTask* task = nullptr;
+  const std::vector<LinearTiles>* prepared = nullptr;
+  uint64_t first_output = 0;
+  uint64_t outputs = 0;
+  std::optional<Error> mismatch;
+};
+
+uint64_t StoredBytes(const LinearTiles& tiles) {
+  const uint64_t bits = !tiles.dense() ? tiles.linear().bits : tiles.linear().layout == "dense-fp32" ? 32 : 16;
+  return tiles.tile().inputs * tiles.tile().outputs * bits / 8;
+}
+
+void Multiply(const LinearTiles& tiles, const LinearTask::Side& side, float* panel) {
+  const ReferenceTile& tile = tiles.tile();
+  for (uint64_t first = 0; first < tile.inputs; first += kProductInputs) {
+    const uint64_t inputs = std::min(kProductInputs, tile.inputs - first);
+    for (uint64_t column = 0; column < tile.outputs; column += kPanelOutputs) {
+      tiles.FillPanel(column, first, inputs, panel);
+      AddProduct(side.x->data.data() + tile.first_input + first, side.x->stride, side.x->count, panel, inputs, side.y->data.data() + tile.first_output + column, side.y->stride);
+    }
+  }
+}
+
+// Keeps what a check found and drops the check; everything else goes on up.
+Status Note(Status status, Strip* strip, std::unique_ptr<TileCheck>* check) {
+  if (status.ok() || status.error().code != Code::kFindings) return status;
+  strip->mismatch = std::move(status).TakeError();
+  check->reset();
+  return {};
+}
+
+// What of the output was read and does not make sense was written wrongly.
+Status Blame(Status status, const LinearTask& task, size_t side) {
+  if (status.ok() || !task.check || side != 1 || status.error().code != Code::kMalformed) return status;
+  const StoredLinear& linear = task.sides[side].linear;
+  return MakeError(Code::kFindings, "exact-linear", "linear '{}' was not written as '{}': {}", Escape(linear.name), Escape(linear.layout), status.error().message);
+}
+
+Status RunStrip(Strip* strip, const RunOptions& options) {
+  const LinearTask& task = *strip->task;
+  std::vector<LinearTiles> tiles = *strip->prepared;
+  for (size_t i = 0; i < tiles.size(); ++i) QC_TRY(Blame(tiles[i].ReadStrip(strip->first_output, strip->outputs), task, i));
+  std::unique_ptr<TileCheck> check = task.check ? task.check(strip->first_output) : nullptr;
+  if (check != nullptr) QC_TRY(Note(check->Strip(tiles[0], tiles[1]), strip, &check));
+  std::vector<float> panel(kProductInputs * kPanelOutputs);
+  const uint64_t in_features = tiles[0].linear().in_features;
+  const bool dense = std::ranges::any_of(tiles, &LinearTiles::dense);
+  const uint64_t inputs = TileInputs(strip->outputs, dense);
+  for (uint64_t k = 0; k < in_features; k += inputs) {
+    if (options.check_stop) QC_TRY(options.check_stop());
+    for (size_t i = 0; i < tiles.size(); ++i) {
+      QC_TRY(Blame(tiles[i].ReadTile(k, std::min(inputs, in_features - k)), task, i));
+      if (task.sides[i].x != nullptr) Multiply(tiles[i], task.sides[i], panel.data());
+    }
+    if (check != nullptr) QC_TRY(Note(check->Tile(tiles[0], tiles[1]), strip, &check));
+    if (options.progress) options.progress(StoredBytes(tiles.back()));
+  }
+  return {};
+}
+
+}  // namespace
+
+Status RunLinears(std::vector<LinearTask>* tasks, const RunOptions& options) {
+  std::vector<std::vector<LinearTiles>> prepared(tasks->size());
+  QC_TRY(RunParallel(tasks->size(), options.jobs, [&](size_t i) -> Status {
+    for (const LinearTask::Side& side : (*tasks)[i].sides) {
+      prepared[i].emplace_back(side.linear);
+      QC_TRY(Blame(prepared[i].back().Prepare(), (*tasks)[i], prepared[i].size() - 1));
+    }
+    return {};
+  }));
+  std::vector<Strip> strips;
+  for (size_t i = 0; i < tasks->size(); ++i) {
+    const std::vector<LinearTiles>& sides = prepared[i];
+    const uint64_t out_features = sides[0].linear().out_features;
+    uint64_t groups = 1;
+    for (const LinearTiles& side : sides) groups = std::max(groups, side.groups());
+    const uint64_t outputs = StripOutputs(groups);
+    for (uint64_t first = 0; first < out_features; first += outputs) {
+      if ((*tasks)[i].begin_strip) (*tasks)[i].begin_strip(first);
+      strips.push_back({&(*tasks)[i], &sides, first, std::min(outputs, out_features - first), {}});
+    }
+  }
+  QC_TRY(RunParallel(strips.size(), options.jobs, [&](size_t i) { return RunStrip(&strips[i], options); }));
+  for (Strip& strip : strips) {
+    if (strip.mismatch.has_value() && !strip.task->mismatch.has_value()) strip.task->mismatch = std::move(strip.mismatch);
+  }
+  return {};
+}
+
+}  // namespace q2c

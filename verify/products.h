@@ -1,0 +1,62 @@
+// Products of activations with stored linears: y = x · Wᵀ, for one or several sides at once.
+// Every side's tile is read and decoded once; a check may look at it on the way.
+// The sums do not depend on tiles, strips or threads (kernels.h).
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "verify/linear_tiles.h"
+
+namespace q2c {
+
+// Activations, [count][width]; a row takes whole panels.
+struct Rows {
+  uint64_t count = 0;
+  uint64_t width = 0;
+  uint64_t stride = 0;
+  std::vector<float> data;
+
+  Rows() = default;
+  Rows(uint64_t rows, uint64_t columns) : count(rows), width(columns), stride(CeilDiv(columns, kPanelOutputs) * kPanelOutputs), data(count * stride) {}
+  float* At(uint64_t row) { return data.data() + row * stride; }
+  const float* At(uint64_t row) const { return data.data() + row * stride; }
+};
+
+// Looks at the tiles of a strip on the first two sides. One object a strip.
+class TileCheck {
+ public:
+  TileCheck() = default;
+  TileCheck(const TileCheck&) = delete;
+  TileCheck& operator=(const TileCheck&) = delete;
+  virtual ~TileCheck() = default;
+  // Errors: kFindings is kept, and the strip goes on without this check; others end everything.
+  virtual Status Strip(const LinearTiles& source, const LinearTiles& output) = 0;
+  virtual Status Tile(const LinearTiles& source, const LinearTiles& output) = 0;
+};
+
+struct LinearTask {
+  struct Side {
+    StoredLinear linear;
+    const Rows* x = nullptr;  // null: nothing to multiply
+    Rows* y = nullptr;        // [x->count][out_features], zeros to begin with
+  };
+  std::vector<Side> sides;  // of the same in_features and out_features
+  // Told of every strip before any runs; may be empty.
+  std::function<void(uint64_t first_output)> begin_strip;
+  // Makes the check of one strip, from any thread; may be empty.
+  std::function<std::unique_ptr<TileCheck>(uint64_t first_output)> check;
+  std::optional<Error> mismatch;  // the first that a check found
+};
+
+struct RunOptions {
+  unsigned jobs = 1;
+  std::function<Status()> check_stop;
+  std::function<void(uint64_t bytes)> progress;  // stored bytes of the last side
+};
+
+// Errors: those of reading; never a mismatch.
+Status RunLinears(std::vector<LinearTask>* tasks, const RunOptions& options);
+
+}  // namespace q2c
