@@ -5,6 +5,7 @@
 
 #include "convert/options.h"
 #include "formats/base/text.h"
+#include "verify/report.h"
 
 namespace {
 
@@ -51,24 +52,23 @@ q2c::Result<std::string> Convert(const CommandLine& line, const q2c::PlannedJob&
     (void)std::fflush(stderr);
   }
   QC_ASSIGN(const q2c::JobReport report, q2c::RunJob(job, line.job));
+  if (!line.job.report.empty()) QC_TRY(q2c::WriteReport(line.job.report, q2c::ReportDocument(job, line.job, report)));
+  if (!report.findings.empty()) {
+    for (const q2c::Error& finding : report.findings) fmt::print(stderr, "qwen2-convert: finding: {}\n", finding.Text());
+    if (!line.quiet) fmt::print(stderr, "{}", q2c::ReportText(line.job, report));
+    q2c::Error error = report.findings.front();
+    error.message += fmt::format("; '{}' was not written{}", q2c::Escape(line.job.out), report.kept.empty() ? "" : fmt::format(", what failed is in '{}'", q2c::Escape(report.kept)));
+    return error;
+  }
   if (line.json) {
     Json document = q2c::PlanJson(job.plan);
+    const Json outcome = q2c::ReportDocument(job, line.job, report);
     document.Set("ok", Json::Bool(true));
     document.Set("output", Json::String(line.job.out));
-    document.Set("verified", Json::String(report.verified));
-    if (report.rounding.has_value()) {
-      document.Set("rounding", Json::Object({{"values", Json::Integer(report.rounding->values)}, {"largest_error", Json::Number(fmt::format("{:.6e}", report.rounding->largest_error))},
-                                             {"relative_rms", Json::Number(fmt::format("{:.6e}", report.rounding->relative_rms))}}));
-    }
+    document.Set("verification", *outcome.Find("verification"));
     return document.Dump() + "\n";
   }
-  if (line.quiet) return std::string();
-  std::string text = fmt::format("'{}': {} files, {} in {:.1f} s\nverified: {}\n", q2c::Escape(line.job.out), report.files, q2c::HumanBytes(report.bytes), report.seconds, report.verified);
-  if (report.rounding.has_value()) {
-    text += fmt::format("rounded: {} values, largest error {:.3g}, relative to the weights {:.3g} (root mean square)\n", report.rounding->values, report.rounding->largest_error, report.rounding->relative_rms);
-  }
-  if (report.in_place) text += "note: the output is a mount point, so its files were moved in one by one, config.json last; a crash in that moment leaves a folder without config.json\n";
-  return text;
+  return line.quiet ? std::string() : q2c::ReportText(line.job, report);
 }
 
 q2c::Result<std::string> Run(const CommandLine& line) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <fstream>
 #include <memory>
 #include <set>
 
@@ -68,11 +69,6 @@ void DescribeTensors(const Plan& plan, const Written& written, Manifest* manifes
   std::ranges::sort(manifest->dropped, {}, &ManifestDrop::name);
 }
 
-struct Verified {
-  std::string sentence;
-  std::optional<Rounding> rounding;
-};
-
 // The line of sha256sum: a name with a backslash or a newline is escaped and marked.
 std::string SumLine(const ManifestFile& file) {
   std::string name;
@@ -97,28 +93,64 @@ Status SyncAll(const Written& written) {
   return {};
 }
 
-Result<Verified> Verify(const PlannedJob& planned, const JobOptions& options, const Dir& dir, Progress* progress) {
-  if (options.verify == VerifyLevel::kNone) return Verified{"not verified (--verify=none)", {}};
-  // The manifest as it was written, not as it was meant.
-  constexpr uint64_t kMaxManifest = 1'000'000'000;
-  QC_ASSIGN(const InputFile file, InputFile::Open(dir, std::string(kManifestName)));
-  QC_ASSIGN(const std::string text, file.ReadAll(kMaxManifest));
-  QC_ASSIGN(const Manifest manifest, ReadManifest(text));
+std::string Sentence(const PlannedJob& planned, const Manifest& manifest, const JobReport& report) {
+  std::string text = fmt::format("{} files read back, every byte as it was meant", manifest.files.size());
+  if (!report.compared.has_value()) return text;
+  const Compared& compared = *report.compared;
+  text += fmt::format("; {} weights of {} linears decoded from both sides and {}, {} other tensors {}", compared.weights, compared.linears, compared.rounded_weights > 0 ? "equal or rounded to the nearest" : "equal",
+                      compared.tensors, planned.plan.Worst() < Exactness::kSameValues ? "equal byte for byte" : "equal or as planned");
+  if (!report.forward.has_value()) return text;
+  const ForwardReport& forward = *report.forward;
+  return text + fmt::format("; forward pass of both over {} tokens {}", forward.tokens.size(), forward.equal ? "equal bit by bit" : "compared");
+}
+
+// Findings go into the report; other errors end the run.
+Status Verify(const PlannedJob& planned, const JobOptions& options, const Dir& dir, const Manifest& manifest, Progress* progress, JobReport* report) {
+  if (options.verify == VerifyLevel::kNone) {
+    report->verified = "not verified (--verify=none)";
+    return {};
+  }
   const auto check_stop = [&] { return CheckStop(options.stop); };
   const auto count = [&](uint64_t bytes) { progress->Add(bytes); };
   progress->Begin("reading back", planned.plan.OutputBytes());
-  QC_TRY(VerifyHashes(dir, manifest, {options.jobs, options.verify_read, check_stop, count}));
-  if (options.verify == VerifyLevel::kHash) return Verified{fmt::format("{} files read back, every byte as it was meant", manifest.files.size()), {}};
-  progress->Begin("comparing", planned.plan.OutputBytes());
-  QC_ASSIGN(const Checkpoint output, Checkpoint::Open(dir.path(), Links::kRefuse));
-  QC_ASSIGN(const Compared compared, CompareExact(*planned.checkpoint, output, manifest, {options.jobs, check_stop, count}));
-  Verified verified;
-  const bool rounded = compared.rounded_weights > 0;
-  verified.sentence = fmt::format("{} files read back, every byte as it was meant; {} weights of {} linears decoded from both sides and {}, {} other tensors {}", manifest.files.size(), compared.weights,
-                                  compared.linears, rounded ? "equal or rounded to the nearest" : "equal", compared.tensors, planned.plan.Worst() < Exactness::kSameValues ? "equal byte for byte" : "equal or as planned");
-  if (rounded) verified.rounding = Rounding{compared.rounded_weights, compared.largest_error, compared.relative_rms};
-  return verified;
+  Status hashes = VerifyHashes(dir, manifest, {options.jobs, options.verify_read, check_stop, count});
+  if (!hashes.ok()) {
+    if (hashes.error().code != Code::kFindings) return hashes;
+    report->findings.push_back(std::move(hashes).TakeError());
+  }
+  if (options.verify > VerifyLevel::kHash) {
+    progress->Begin("comparing", planned.plan.OutputBytes());
+    QC_ASSIGN(const Checkpoint output, Checkpoint::Open(dir.path(), Links::kRefuse));
+    ProofOptions proving;
+    proving.forward = options.verify == VerifyLevel::kForward && planned.forward_not_run.empty();
+    proving.tokens = options.tokens;
+    proving.spread = options.spread_tokens;
+    proving.contested = planned.model->zero_label_wrong || options.zeros.has_value();
+    proving.run = {options.jobs, check_stop, count};
+    QC_ASSIGN(Proof proof, Prove(*planned.model, output, manifest, proving));
+    report->compared = proof.compared;
+    report->forward = std::move(proof.forward);
+    std::ranges::move(proof.findings, std::back_inserter(report->findings));
+  }
+  report->verified = report->findings.empty() ? Sentence(planned, manifest, *report) : "failed";
+  return {};
 }
+
+#ifdef Q2C_TEST_DAMAGE
+// Flips one bit of a tensor that was written, so that tests see verification catch it.
+Status Damage(const Dir& dir, const std::string& what) {
+  const size_t colon = what.rfind(':');
+  QC_ASSIGN(const Checkpoint output, Checkpoint::Open(dir.path(), Links::kRefuse));
+  const TensorInfo* tensor = output.Find(what.substr(0, colon));
+  const std::optional<uint64_t> bit = colon == std::string::npos ? std::nullopt : Json::Number(what.substr(colon + 1)).AsU64();
+  if (tensor == nullptr || !bit.has_value() || *bit / 8 >= tensor->bytes) return Usage("usage", "--test-damage={}: expected TENSOR:BIT of the output", Escape(what));
+  std::fstream file(JoinPath(dir.path(), output.files()[tensor->file].name), std::ios::in | std::ios::out | std::ios::binary);
+  const auto at = static_cast<std::streamoff>(tensor->offset + *bit / 8);
+  const int byte = file.seekg(at).get();
+  file.seekp(at).put(static_cast<char>(byte ^ (1 << (*bit % 8))));
+  return file.good() ? Status() : MakeError(Code::kIo, "io", "--test-damage could not write");
+}
+#endif
 
 }  // namespace
 
@@ -127,6 +159,7 @@ std::string_view NameOf(VerifyLevel level) {
     case VerifyLevel::kNone: return "none";
     case VerifyLevel::kHash: return "hash";
     case VerifyLevel::kExact: return "exact";
+    case VerifyLevel::kForward: return "forward";
   }
   return "none";
 }
@@ -147,6 +180,14 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros}));
   job.model = std::make_unique<Model>(std::move(model));
   QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding}));
+  if (options.verify == VerifyLevel::kForward) {
+    const Result<ForwardConfig> forward = ReadForwardConfig(*job.model);
+    if (!forward.ok() && (forward.error().code != Code::kNotRun || options.verify_given)) return forward.error();
+    if (!forward.ok()) {
+      job.forward_not_run = forward.error().message;
+      job.plan.notes.push_back({"forward-not-run", fmt::format("no forward pass: {}; the weights are compared one by one", job.forward_not_run)});
+    }
+  }
   return job;
 }
 
@@ -169,23 +210,36 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   DescribeTensors(plan, written, &manifest);
   std::ranges::sort(written.files, {}, &ManifestFile::name);
   manifest.files = written.files;
-  QC_TRY(WriteText(dir, std::string(kManifestName), WriteManifest(manifest), &written));
+  const std::string manifest_text = WriteManifest(manifest);
+  QC_TRY(WriteText(dir, std::string(kManifestName), manifest_text, &written));
   std::ranges::sort(written.files, {}, &ManifestFile::name);
   std::string sums;
   for (const ManifestFile& file : written.files) sums += SumLine(file);
   QC_TRY(WriteText(dir, std::string(kSumsName), sums, &written));
 
+#ifdef Q2C_TEST_DAMAGE
+  if (!options.test_damage.empty()) QC_TRY(Damage(dir, options.test_damage));
+#endif
   // From the device the bytes can be read only after they have reached it; from the cache
   // they are read while the disk is still at work.
   if (options.verify_read == ReadFrom::kDevice) QC_TRY(SyncAll(written));
-  QC_ASSIGN(Verified verified, Verify(planned, options, dir, &progress));
-  QC_TRY(SyncAll(written));
-  QC_TRY(planned.checkpoint->CheckUnchanged());
-  QC_TRY(CheckStop(options.stop));
-  QC_TRY(staging.Commit());
+  JobReport report;
+  report.bytes = plan.OutputBytes();
+  report.files = written.files.size();
+  report.in_place = staging.in_place();
+  report.written = written.files;
+  QC_TRY(Verify(planned, options, dir, manifest, &progress, &report));
+  if (report.findings.empty()) {
+    QC_TRY(SyncAll(written));
+    QC_TRY(planned.checkpoint->CheckUnchanged());
+    QC_TRY(CheckStop(options.stop));
+    QC_TRY(staging.Commit());
+  } else if (options.keep_failed) {
+    report.kept = staging.Keep();
+  }
   progress.End();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return JobReport{plan.OutputBytes(), written.files.size(), std::move(verified.sentence), verified.rounding, seconds, staging.in_place()};
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return report;
 }
 
 }  // namespace q2c

@@ -10,11 +10,13 @@
 #include "convert/plan.h"
 #include "convert/progress.h"
 #include "convert/staging.h"
+#include "verify/proof.h"
 #include "verify/readback.h"
 
 namespace q2c {
 
-enum class VerifyLevel { kNone, kHash, kExact };
+// Each includes the ones before it.
+enum class VerifyLevel { kNone, kHash, kExact, kForward };
 std::string_view NameOf(VerifyLevel level);
 
 struct JobOptions {
@@ -28,11 +30,17 @@ struct JobOptions {
   bool allow_rounding = false;
   Links links = Links::kRefuse;
   Overwrite overwrite = Overwrite::kRefuse;
-  VerifyLevel verify = VerifyLevel::kExact;
+  VerifyLevel verify = VerifyLevel::kForward;
+  bool verify_given = false;       // the user named the level: it must be possible
+  Tokens tokens;                   // of the forward pass; empty: `spread_tokens` over the vocabulary
+  uint64_t spread_tokens = 16;
   ReadFrom verify_read = ReadFrom::kCache;
+  std::string report;              // where to write the report, or empty
+  bool keep_failed = false;        // leave the staging folder where the verification failed
   unsigned jobs = 1;
   Progress::Show progress = Progress::Show::kAuto;
   const std::atomic<int>* stop = nullptr;
+  std::string test_damage;         // "TENSOR:BIT", in builds for tests: flipped between writing and verifying
 };
 
 // What the plan needs, kept together: each member points into the one before.
@@ -40,26 +48,28 @@ struct PlannedJob {
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Model> model;
   Plan plan;
+  std::string forward_not_run;  // why there can be no forward pass
 };
 // Reads and plans; writes nothing.
 Result<PlannedJob> PlanJob(const JobOptions& options);
 
-// What rounding did, measured over every value that was rounded.
-struct Rounding {
-  uint64_t values = 0;
-  double largest_error = 0;
-  double relative_rms = 0;  // root of (sum of squared errors / sum of squared values)
-};
-
 struct JobReport {
   uint64_t bytes = 0;
   size_t files = 0;
-  std::string verified;  // a sentence
-  std::optional<Rounding> rounding;  // with --verify=exact, where anything was rounded
+  std::string verified;            // a sentence
+  std::vector<Error> findings;     // what verification found wrong: not empty, there is no output
+  std::optional<Compared> compared;
+  std::optional<ForwardReport> forward;
   double seconds = 0;
   bool in_place = false;
+  std::string kept;                // the staging folder, with keep_failed
+  std::vector<ManifestFile> written;
 };
-// Writes, verifies, commits. On any error there is no output.
+// The whole of it as a document (verify/report.md), and what is told of it on a terminal.
+Json ReportDocument(const PlannedJob& planned, const JobOptions& options, const JobReport& report);
+std::string ReportText(const JobOptions& options, const JobReport& report);
+
+// Writes, verifies, commits. On any error or finding there is no output.
 Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options);
 
 }  // namespace q2c

@@ -23,7 +23,9 @@ po::options_description VisibleOptions() {
       ("dry-run", "print the plan and write nothing")
       ("explain", text("TENSOR"), "tell what becomes of one tensor, named as in the input or the output; write nothing")
       ("json", "print one JSON document on standard output")
-      ("verify", text("LEVEL"), "exact: decode what was written and compare every weight with the input (default); hash: read every byte back; none")
+      ("verify", text("LEVEL"), "forward: compare every weight with the input, and a forward pass of both (default); exact: only the former; hash: read every byte back; none")
+      ("tokens", text("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
+      ("verify-tokens", text("N"), "how many ids to spread over the vocabulary instead")
       ("verify-read", text("FROM"), "cache: read back what programs would see (default); device: drop the cache first")
       ("layout", text("NAME"), "layout of the quantised linears, where the target takes several")
       ("allow-rounding", "accept values that change by rounding; the report says by how much")
@@ -31,6 +33,8 @@ po::options_description VisibleOptions() {
       ("drop", list("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
       ("zeros", text("v1|v2"), "how the input stores zero points, where the data does not show it")
       ("force", "replace an output folder that is not empty, in one step")
+      ("report", text("FILE"), "write what was found, done and proven to FILE, as JSON")
+      ("keep-failed", "where the verification fails, leave what was written in its hidden folder beside OUT")
       ("follow-links", "follow symbolic links in the input wherever they lead")
       ("jobs", text("N"), "threads (default: one a processor); the output does not depend on it")
       ("quiet,q", "print errors only")
@@ -68,8 +72,8 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
   }
   if (given.count("drop") != 0) job.drop = given["drop"].as<std::vector<std::string>>();
   if (given.count("verify") != 0) {
-    if (text("verify") == "forward") return MakeError(Code::kNotRun, "verify-forward", "--verify=forward does not exist yet; --verify=exact compares every weight");
-    constexpr Choice<VerifyLevel> kLevels[] = {{"exact", VerifyLevel::kExact}, {"hash", VerifyLevel::kHash}, {"none", VerifyLevel::kNone}};
+    job.verify_given = true;
+    constexpr Choice<VerifyLevel> kLevels[] = {{"forward", VerifyLevel::kForward}, {"exact", VerifyLevel::kExact}, {"hash", VerifyLevel::kHash}, {"none", VerifyLevel::kNone}};
     QC_ASSIGN(job.verify, Choose("verify", text("verify"), kLevels));
   }
   if (given.count("verify-read") != 0) {
@@ -83,6 +87,20 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
   if (given.count("shard-size") != 0) {
     QC_ASSIGN(job.shard_bytes, ParseBytes(text("shard-size")));
   }
+  if (given.count("tokens") != 0) {
+    QC_ASSIGN(job.tokens, ParseTokens(text("tokens")));
+  }
+  if (given.count("verify-tokens") != 0) {
+    constexpr uint64_t kMaxSpread = 4096;
+    const std::optional<uint64_t> count = Json::Number(text("verify-tokens")).AsU64();
+    if (!count.has_value() || *count == 0 || *count > kMaxSpread) return Usage("usage", "--verify-tokens={}: expected a number from 1 to {}", Escape(text("verify-tokens")), kMaxSpread);
+    job.spread_tokens = *count;
+  }
+  if (given.count("report") != 0) job.report = text("report");
+  job.keep_failed = given.count("keep-failed") != 0;
+#ifdef Q2C_TEST_DAMAGE
+  if (given.count("test-damage") != 0) job.test_damage = text("test-damage");
+#endif
   job.jobs = std::max(1U, std::thread::hardware_concurrency());
   if (given.count("jobs") != 0) {
     constexpr uint64_t kMaxJobs = 256;
@@ -118,6 +136,9 @@ std::string HelpText() {
 
 Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   po::options_description all = VisibleOptions();
+#ifdef Q2C_TEST_DAMAGE
+  all.add_options()("test-damage", po::value<std::string>());
+#endif
   all.add_options()("paths", po::value<std::vector<std::string>>());
   po::positional_options_description positional;
   positional.add("paths", -1);
@@ -149,6 +170,10 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   if (line.job.targets.empty()) return Usage("usage", "no --target; known are {}", Join(TargetNames(), ", "));
   line.job.in = paths[0];
   if (paths.size() == 2) line.job.out = paths[1];
+  const std::string report = line.job.report.empty() ? "" : AbsolutePath(line.job.report);
+  for (size_t i = 0; !report.empty() && i < paths.size(); ++i) {
+    if (IsInside(report, AbsolutePath(paths[i]))) return Usage("usage", "--report={}: expected a place outside of IN and OUT", Escape(line.job.report));
+  }
   if (line.job.in.empty() || (paths.size() == 2 && line.job.out.empty())) return Usage("usage", "an empty path");
   return line;
 }

@@ -126,6 +126,8 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
 // For people and for programs.
 std::string PlanText(const Plan& plan, bool every_tensor);
 Json PlanJson(const Plan& plan);
+// What was found and what is done about it, without naming every tensor: {found, done, config_edits}.
+Json PlanSummaryJson(const Plan& plan);
 Json EditsJson(const std::vector<ConfigEdit>& edits);
 // What becomes of one tensor, named as in the input or as in the output. kUsage if there is none.
 Result<std::string> ExplainTensor(const Plan& plan, const std::string& name);

@@ -32,6 +32,29 @@ std::vector<std::string> LinearKinds(const Model& model) {
   return lines;
 }
 
+// Tensors by what is done with them: (action, exactness), (drop, why).
+struct Deed {
+  std::vector<std::string> names;
+  std::string reason;
+};
+std::map<std::pair<std::string, std::string>, Deed> Deeds(const Plan& plan) {
+  std::map<std::pair<std::string, std::string>, Deed> deeds;
+  const auto add = [&](std::string action, std::string_view how, const std::string& name, const std::string& reason) {
+    Deed& deed = deeds[{std::move(action), std::string(how)}];
+    deed.names.push_back(name);
+    if (deed.reason.empty()) deed.reason = reason;
+  };
+  for (const PlannedTensor& tensor : plan.tensors) add(tensor.action, NameOf(tensor.exactness), tensor.name, tensor.reason);
+  for (const DroppedTensor& drop : plan.dropped) add("drop", drop.action, drop.name, drop.reason);
+  return deeds;
+}
+
+Json NotesJson(const std::vector<Note>& notes) {
+  Json list = Json::Array();
+  for (const Note& note : notes) list.items().push_back(Json::Object({{"id", Json::String(note.id)}, {"message", Json::String(note.message)}}));
+  return list;
+}
+
 }  // namespace
 
 std::string PlanText(const Plan& plan, bool every_tensor) {
@@ -42,22 +65,9 @@ std::string PlanText(const Plan& plan, bool every_tensor) {
   if (!model.zero_verdict.evidence.empty()) out += fmt::format("        zero points: {}\n", model.zero_verdict.evidence);
   out += fmt::format("target  {}: layout '{}', {} files, {}\n", plan.target.name, Join(plan.LayoutNames(), "', '"), plan.files.size(), HumanBytes(plan.OutputBytes()));
 
-  // Tensors by what is done with them.
-  std::map<std::string, std::vector<std::string>> actions;
-  std::map<std::string, std::string> reasons;
-  for (const PlannedTensor& tensor : plan.tensors) {
-    const std::string key = fmt::format("{} ({})", tensor.action, NameOf(tensor.exactness));
-    actions[key].push_back(tensor.name);
-    reasons.emplace(key, tensor.reason);
-  }
-  for (const DroppedTensor& drop : plan.dropped) {
-    const std::string key = fmt::format("drop ({})", drop.action);
-    actions[key].push_back(drop.name);
-    reasons.emplace(key, drop.reason);
-  }
   out += "tensors\n";
-  for (const auto& [action, names] : actions) {
-    out += fmt::format("  {:5}  {}: {}\n         e.g. {}\n", names.size(), action, reasons.at(action), QuoteSome(names, every_tensor ? names.size() : 2));
+  for (const auto& [key, deed] : Deeds(plan)) {
+    out += fmt::format("  {:5}  {} ({}): {}\n         e.g. {}\n", deed.names.size(), key.first, key.second, deed.reason, QuoteSome(deed.names, every_tensor ? deed.names.size() : 2));
   }
   if (!plan.edits.empty()) out += "configs\n";
   for (const ConfigEdit& edit : plan.edits) {
@@ -114,8 +124,6 @@ Json PlanJson(const Plan& plan) {
   for (const PlannedFile& file : plan.files) files.items().push_back(Json::Object({{"name", Json::String(file.name)}, {"bytes", Json::Integer(file.bytes)}}));
   for (const TextFile& text : plan.texts) files.items().push_back(Json::Object({{"name", Json::String(text.name)}, {"bytes", Json::Integer(uint64_t{text.content.size()})}}));
   for (const SideFile& side : plan.side_files ? model.checkpoint->side_files() : std::vector<SideFile>()) files.items().push_back(Json::Object({{"name", Json::String(side.name)}, {"bytes", Json::Integer(side.bytes)}}));
-  Json notes = Json::Array();
-  for (const Note& note : plan.notes) notes.items().push_back(Json::Object({{"id", Json::String(note.id)}, {"message", Json::String(note.message)}}));
   return Json::Object({{"schema", Json::Integer(1)},
                        {"input", Json::String(model.checkpoint->path())},
                        {"class", Json::String(model.class_name)},
@@ -128,7 +136,22 @@ Json PlanJson(const Plan& plan) {
                        {"tensors", std::move(tensors)},
                        {"dropped", std::move(dropped)},
                        {"config_edits", EditsJson(plan.edits)},
-                       {"notes", std::move(notes)}});
+                       {"notes", NotesJson(plan.notes)}});
+}
+
+Json PlanSummaryJson(const Plan& plan) {
+  const Model& model = *plan.model;
+  Json linears = Json::Array();
+  for (const std::string& line : LinearKinds(model)) linears.items().push_back(Json::String(line));
+  Json done = Json::Array();
+  for (const auto& [key, deed] : Deeds(plan)) {
+    done.items().push_back(Json::Object({{"action", Json::String(key.first)}, {key.first == "drop" ? "why" : "exactness", Json::String(key.second)}, {"tensors", Json::Integer(uint64_t{deed.names.size()})},
+                                         {"example", Json::String(deed.names.front())}, {"reason", Json::String(deed.reason)}}));
+  }
+  return Json::Object({{"found", Json::Object({{"class", Json::String(model.class_name)}, {"layers", Json::Integer(model.skeleton.layers)}, {"tensors", Json::Integer(uint64_t{model.checkpoint->tensors().size()})},
+                                               {"linears", std::move(linears)}, {"zero_points", Json::String(model.zero_verdict.evidence)}, {"notes", NotesJson(plan.notes)}})},
+                       {"done", std::move(done)},
+                       {"config_edits", EditsJson(plan.edits)}});
 }
 
 Result<std::string> ExplainTensor(const Plan& plan, const std::string& name) {

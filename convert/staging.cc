@@ -34,6 +34,11 @@ Result<Staging> Staging::Begin(const std::string& out, const std::string& in, Ov
   return staging;
 }
 
+std::string Staging::Keep() {
+  active_ = false;
+  return new_->path();
+}
+
 Status Staging::CheckOut(const std::string& in, Overwrite overwrite) {
   if (!IsPlainFileName(name_)) return Usage("output-path", "output '{}' is no folder that could be created", Escape(out_));
   QC_ASSIGN(Dir parent, Dir::Open(ParentPath(out_)));

@@ -35,6 +35,8 @@ class Staging {
 
   // Makes OUT the staged folder. Everything in it must be synced already.
   Status Commit();
+  // Leaves what was staged where it is, until the next run for the same OUT. Returns its path.
+  std::string Keep();
 
  private:
   Staging() = default;

@@ -365,6 +365,19 @@ class Pass {
 
 Result<ForwardResult> RunForward(const std::vector<ForwardSide>& sides, const RunOptions& options, ForwardWatch* watch) { return Pass(sides, options, watch).Run(); }
 
+Result<Tokens> ParseTokens(const std::string& text) {
+  constexpr size_t kMost = 4096;
+  Tokens tokens;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    const std::optional<uint64_t> id = Json::Number(text.substr(at, comma - at)).AsU64();
+    if (!id.has_value() || *id > UINT32_MAX || tokens.size() == kMost) return Usage("tokens", "--tokens={}: expected up to {} ids such as 9707,11,1879", Escape(text, 60), kMost);
+    tokens.push_back(static_cast<uint32_t>(*id));
+    at = comma + 1;
+  }
+  return tokens;
+}
+
 Tokens SpreadTokens(uint64_t vocabulary, uint64_t count) {
   Tokens tokens;
   for (uint64_t i = 0; i < count; ++i) tokens.push_back(static_cast<uint32_t>((2 * i + 1) * vocabulary / (2 * count)));

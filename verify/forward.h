@@ -55,6 +55,8 @@ struct ForwardResult {
 // the vocabulary; those of reading.
 Result<ForwardResult> RunForward(const std::vector<ForwardSide>& sides, const RunOptions& options, ForwardWatch* watch);
 
+// "9707,11,1879". Errors: kUsage.
+Result<Tokens> ParseTokens(const std::string& text);
 // `count` ids spread evenly over the vocabulary.
 Tokens SpreadTokens(uint64_t vocabulary, uint64_t count);
 
