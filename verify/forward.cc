@@ -57,10 +57,10 @@ void NormRow(const std::vector<float>& weight, float eps, const float* in, float
 }
 
 // Dimension j turns with dimension j + head_dim / 2.
-void Rotate(const ForwardConfig& config, uint64_t position, uint64_t heads, float* row) {
+void Rotate(const ForwardConfig& config, const std::vector<float>& frequencies, uint64_t position, uint64_t heads, float* row) {
   const uint64_t half = config.head_dim / 2;
   for (uint64_t j = 0; j < half; ++j) {
-    const float angle = static_cast<float>(position) * config.inverse_frequencies[j];
+    const float angle = static_cast<float>(position) * frequencies[j];
     const float cosine = std::cos(angle) * config.rope_scale;
     const float sine = std::sin(angle) * config.rope_scale;
     for (uint64_t h = 0; h < heads; ++h) {
@@ -102,9 +102,10 @@ Rows Mix(const ForwardConfig& config, std::optional<uint64_t> window, const std:
   Rows out(q->count, q->width);
   uint64_t first = 0;
   for (const Tokens& tokens : sequences) {
+    const std::vector<float> frequencies = config.Frequencies(tokens.size());
     for (uint64_t t = 0; t < tokens.size(); ++t) {
-      Rotate(config, t, config.heads, q->At(first + t));
-      Rotate(config, t, config.kv_heads, k->At(first + t));
+      Rotate(config, frequencies, t, config.heads, q->At(first + t));
+      Rotate(config, frequencies, t, config.kv_heads, k->At(first + t));
     }
     for (uint64_t t = 0; t < tokens.size(); ++t) {
       const uint64_t begin = window.has_value() && t + 1 > *window ? t + 1 - *window : 0;

@@ -51,6 +51,12 @@ const Json* RopeScaling(const Json& config) {
   return nullptr;
 }
 
+std::vector<double> PlainFrequencies(double base, uint64_t dim) {
+  std::vector<double> plain;
+  for (uint64_t i = 0; i < dim / 2; ++i) plain.push_back(1.0 / std::pow(base, static_cast<double>(2 * i) / static_cast<double>(dim)));
+  return plain;
+}
+
 // As transformers 4.57 computes them (modeling_rope_utils.py), in double.
 Status Yarn(const Json& rope, double positions, uint64_t dim, double base, const std::vector<double>& plain, ForwardConfig* forward) {
   QC_ASSIGN(const double factor, PositiveAt(&rope, "factor", 0));
@@ -81,21 +87,18 @@ Status ReadRope(const Json& config, double fallback_base, ForwardConfig* forward
   QC_ASSIGN(const double base, PositiveAt(&config, "rope_theta", inner));
   forward->rope_base = base;
   const uint64_t dim = forward->head_dim;
-  std::vector<double> plain;
-  for (uint64_t i = 0; i < dim / 2; ++i) plain.push_back(1.0 / std::pow(base, static_cast<double>(2 * i) / static_cast<double>(dim)));
+  const std::vector<double> plain = PlainFrequencies(base, dim);
 
   const Json* rope = RopeScaling(config);
   const std::string type = TextAt(rope, "rope_type", TextAt(rope, "type", "default"));
-  if (type == "yarn") {
-    QC_ASSIGN(const uint64_t positions, CountAt(config, "max_position_embeddings", 32768));
-    return Yarn(*rope, static_cast<double>(positions), dim, base, plain, forward);
-  }
+  QC_ASSIGN(forward->max_positions, CountAt(config, "max_position_embeddings", 32768));
+  if (type == "yarn") return Yarn(*rope, static_cast<double>(forward->max_positions), dim, base, plain, forward);
   double slower = 1;
   if (type == "linear") {
     QC_ASSIGN(slower, PositiveAt(rope, "factor", 0));
-  } else if (type != "default" && type != "dynamic" && type != "mrope") {
-    // Dynamic scaling sets in beyond max_position_embeddings, where no prompt of ours goes; mrope
-    // is the plain one for text.
+  } else if (type == "dynamic") {
+    QC_ASSIGN(forward->dynamic_factor, PositiveAt(rope, "factor", 0));
+  } else if (type != "default" && type != "mrope") {  // mrope is the plain one for text
     return MakeError(Code::kNotRun, "forward", "config.json: rope type '{}' is not known; default, linear, dynamic and yarn are", Escape(type, 60));
   }
   for (const double frequency : plain) forward->inverse_frequencies.push_back(static_cast<float>(frequency / slower));
@@ -118,6 +121,14 @@ Status ReadWindows(const Json& config, ForwardConfig* forward) {
 }
 
 }  // namespace
+
+std::vector<float> ForwardConfig::Frequencies(uint64_t length) const {
+  if (!dynamic_factor.has_value() || length <= max_positions) return inverse_frequencies;
+  const double stretch = *dynamic_factor * static_cast<double>(length) / static_cast<double>(max_positions) - (*dynamic_factor - 1);
+  const auto dim = static_cast<double>(head_dim);
+  const std::vector<double> plain = PlainFrequencies(rope_base * std::pow(stretch, dim / (dim - 2)), head_dim);
+  return {plain.begin(), plain.end()};
+}
 
 Result<ForwardConfig> ReadForwardConfig(const Model& model) {
   const Json& config = *model.checkpoint->config();

@@ -17,10 +17,15 @@ struct ForwardConfig {
   float norm_eps = 0;
   double rope_base = 0;
   std::vector<float> inverse_frequencies;  // [head_dim / 2], radians a position
+  std::optional<double> dynamic_factor;    // the base grows for sequences longer than
+  uint64_t max_positions = 0;              // these
   float rope_scale = 1;                    // of cosines and sines (yarn)
   std::vector<std::optional<uint64_t>> window;  // by layer: how many positions a token sees, itself included
   uint64_t experts_per_token = 0;
   bool normalise_experts = false;  // weights of the chosen experts sum up to 1
+
+  // The inverse frequencies for a sequence of this length.
+  std::vector<float> Frequencies(uint64_t length) const;
 };
 
 // Errors: kNotRun "forward" for a rope or an activation that the pass does not know;
