@@ -13,7 +13,7 @@ import sys
 SOURCES = ("formats", "convert", "verify")
 MAX_LINES = 420
 BASE_ONLY = re.compile(r"nlohmann/|xxhash|openssl/|zstd|boost/filesystem")
-JOINERS = re.compile(r"convert/(job|options)\.|convert/convert_main\.cc$")
+JOINERS = re.compile(r"convert/(job|job_report|options)\.|convert/convert_main\.cc$")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 
 # Lower may not include higher. The first pattern that fits a file gives its level.
