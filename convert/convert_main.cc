@@ -76,6 +76,7 @@ q2c::Result<std::string> Run(const CommandLine& line) {
     case CommandLine::Mode::kHelp: return q2c::HelpText();
     case CommandLine::Mode::kVersion: return std::string("qwen2-convert " Q2C_VERSION "\n");
     case CommandLine::Mode::kListTargets: return ListTargets(line.json);
+    case CommandLine::Mode::kListRepairs: return line.json ? q2c::RepairsJson().Dump() + "\n" : q2c::RepairsText();
     default: break;
   }
   QC_ASSIGN(const q2c::PlannedJob job, q2c::PlanJob(line.job));

@@ -27,6 +27,12 @@ Manifest BeginManifest(const Plan& plan, const JobOptions& options, bool in_plac
   if (options.shard_bytes.has_value()) manifest.options.Set("shard_size", Json::Integer(*options.shard_bytes));
   if (options.zeros.has_value()) manifest.options.Set("zeros", Json::String(*options.zeros == ZeroConvention::kV1 ? "v1" : "v2"));
   if (options.layout.has_value()) manifest.options.Set("layout", Json::String(*options.layout));
+  for (const auto& [key, ids] : {std::pair("only", &options.only), std::pair("skip", &options.skip)}) {
+    if (ids->empty()) continue;
+    Json list = Json::Array();
+    for (const std::string& id : *ids) list.items().push_back(Json::String(id));
+    manifest.options.Set(key, std::move(list));
+  }
   if (options.allow_rounding) manifest.options.Set("allow_rounding", Json::Bool(true));
   manifest.verify = NameOf(options.verify);
   manifest.verify_read = options.verify == VerifyLevel::kNone ? "none" : options.verify_read == ReadFrom::kDevice ? "device" : "cache";
@@ -174,12 +180,13 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   if (options.layout.has_value()) {
     QC_ASSIGN(target, WithLayout(std::move(target), *options.layout));
   }
+  QC_ASSIGN(RepairChoice repairs, RepairChoice::Make(options.only, options.skip));
   PlannedJob job;
   QC_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(options.in, options.links));
   job.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
   QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros}));
   job.model = std::make_unique<Model>(std::move(model));
-  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding}));
+  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs)}));
   if (options.verify == VerifyLevel::kForward) {
     const Result<ForwardConfig> forward = ReadForwardConfig(*job.model);
     if (!forward.ok() && (forward.error().code != Code::kNotRun || options.verify_given)) return forward.error();

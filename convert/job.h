@@ -24,6 +24,8 @@ struct JobOptions {
   std::string out;
   std::vector<std::string> targets;
   std::vector<std::string> drop;
+  std::vector<std::string> only;   // repairs; empty: all
+  std::vector<std::string> skip;   // repairs
   std::optional<ZeroConvention> zeros;
   std::optional<uint64_t> shard_bytes;
   std::optional<std::string> layout;

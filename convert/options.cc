@@ -31,6 +31,8 @@ po::options_description VisibleOptions() {
       ("allow-rounding", "accept values that change by rounding; the report says by how much")
       ("shard-size", text("SIZE"), "largest shard, such as 5GB (default: the shards of the input)")
       ("drop", list("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
+      ("only", list("ID"), "make this repair and no other (see --list-repairs); may be repeated")
+      ("skip", list("ID"), "do not make this repair; may be repeated")
       ("zeros", text("v1|v2"), "how the input stores zero points, where the data does not show it")
       ("force", "replace an output folder that is not empty, in one step")
       ("report", text("FILE"), "write what was found, done and proven to FILE, as JSON")
@@ -40,6 +42,7 @@ po::options_description VisibleOptions() {
       ("quiet,q", "print errors only")
       ("verbose,v", "name every tensor in the plan")
       ("list-targets", "print the targets and the software they were last tried with")
+      ("list-repairs", "print the repairs: what each does, when, and what becomes of a file without it")
       ("version", "print the version")
       ("help", "print this help");
   return options;
@@ -71,6 +74,14 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
     job.targets.assign(sorted.begin(), sorted.end());
   }
   if (given.count("drop") != 0) job.drop = given["drop"].as<std::vector<std::string>>();
+  // Their order means nothing, and none counts twice.
+  const auto ids = [&](const char* name) {
+    const auto listed = given.count(name) == 0 ? std::vector<std::string>() : given[name].as<std::vector<std::string>>();
+    const std::set<std::string> sorted(listed.begin(), listed.end());
+    return std::vector<std::string>(sorted.begin(), sorted.end());
+  };
+  job.only = ids("only");
+  job.skip = ids("skip");
   if (given.count("verify") != 0) {
     job.verify_given = true;
     constexpr Choice<VerifyLevel> kLevels[] = {{"forward", VerifyLevel::kForward}, {"exact", VerifyLevel::kExact}, {"hash", VerifyLevel::kHash}, {"none", VerifyLevel::kNone}};
@@ -156,6 +167,7 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   if (given.count("version") != 0) return line.mode = Mode::kVersion, line;
   QC_TRY(ReadOptions(given, &line));
   if (given.count("list-targets") != 0) return line.mode = Mode::kListTargets, line;
+  if (given.count("list-repairs") != 0) return line.mode = Mode::kListRepairs, line;
   if (given.count("dry-run") != 0) line.mode = Mode::kDryRun;
   if (given.count("explain") != 0) {
     line.mode = Mode::kExplain;

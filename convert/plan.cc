@@ -4,6 +4,7 @@
 #include <set>
 
 #include "convert/passes/passes.h"
+#include "formats/base/text.h"
 
 namespace q2c {
 
@@ -15,6 +16,20 @@ std::string_view NameOf(Exactness exactness) {
     case Exactness::kRounded: return "rounded";
   }
   return "rounded";
+}
+
+bool Plan::Makes(std::string_view repair, const std::string& subject) {
+  RepairDone& done = repairs[std::string(repair)];
+  done.made = options.repairs.Wants(repair);
+  if (done.count++ == 0) done.first = subject;
+  return done.made;
+}
+
+Result<bool> Plan::Wants(std::string_view repair, const std::string& subject) {
+  const bool made = Makes(repair, subject);
+  const Repair& row = *FindRepair(repair);
+  if (made || row.without != Without::kRefused) return made;
+  return Refused("repair-skipped", "'{}' needs the repair '{}' ({}), but {} leaves it out", Escape(subject), repair, row.what, options.repairs.Why(repair));
 }
 
 uint64_t Plan::OutputBytes() const {
@@ -62,6 +77,9 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
   plan.options = options;
   plan.tied = model.tied;
   plan.notes = model.checkpoint->notes();
+  for (const Note& note : plan.notes) {
+    if (FindRepair(note.id) != nullptr) plan.Makes(note.id, note.message);
+  }
   if (!target.warning.empty()) plan.notes.push_back({"target", target.warning});
   plan.config = *model.checkpoint->config();
   for (const auto pass : {PassNames, PassBiases, PassHeads, PassLayouts, PassRepack, PassFloats, PassConfig, PassQuantConfig, PassContainer, PassFiles}) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/repairs.h"
 #include "formats/model.h"
 #include "formats/target.h"
 
@@ -89,11 +90,13 @@ struct ConfigEdit {
   std::optional<Json> after;
   std::string reason;
   bool private_value = false;  // `before` is shown to the user, but travels in no file
+  std::string repair;          // its id
 };
 
 struct PlanOptions {
   std::optional<uint64_t> shard_bytes;  // nothing: the source's shards
   bool allow_rounding = false;
+  RepairChoice repairs;
 };
 
 struct Plan {
@@ -111,6 +114,13 @@ struct Plan {
   std::vector<PlannedFile> files;
   std::vector<TextFile> texts;     // index and configs
   std::vector<Note> notes;
+  RepairsDone repairs;             // those that the checkpoint needs, by id
+
+  // Is this repair to be made for the tensor, linear, key or file of this name? Keeps account
+  // of it. Errors: kRefused "repair-skipped" where the user does not want it and it cannot be left.
+  Result<bool> Wants(std::string_view repair, const std::string& subject);
+  // The same for a repair that is left as it is where the user does not want it.
+  bool Makes(std::string_view repair, const std::string& subject);
 
   uint64_t OutputBytes() const;    // all files, without manifest and sums
   std::vector<std::string> LayoutNames() const;  // of the linears in the output
@@ -126,8 +136,9 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
 // For people and for programs.
 std::string PlanText(const Plan& plan, bool every_tensor);
 Json PlanJson(const Plan& plan);
-// What was found and what is done about it, without naming every tensor: {found, done, config_edits}.
+// What was found and what is done about it, without naming every tensor: {found, done, repairs, config_edits}.
 Json PlanSummaryJson(const Plan& plan);
+Json RepairsDoneJson(const Plan& plan);
 Json EditsJson(const std::vector<ConfigEdit>& edits);
 // What becomes of one tensor, named as in the input or as in the output. kUsage if there is none.
 Result<std::string> ExplainTensor(const Plan& plan, const std::string& name);

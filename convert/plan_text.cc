@@ -69,12 +69,19 @@ std::string PlanText(const Plan& plan, bool every_tensor) {
   for (const auto& [key, deed] : Deeds(plan)) {
     out += fmt::format("  {:5}  {} ({}): {}\n         e.g. {}\n", deed.names.size(), key.first, key.second, deed.reason, QuoteSome(deed.names, every_tensor ? deed.names.size() : 2));
   }
+  if (!plan.repairs.empty()) out += "repairs\n";
+  for (const Repair& repair : Repairs()) {
+    const auto done = plan.repairs.find(repair.id);
+    if (done == plan.repairs.end()) continue;
+    out += fmt::format("  {:5}  {}: {}\n         e.g. '{}'\n", done->second.count, repair.id, done->second.made ? std::string(repair.what) : fmt::format("left undone ({})", plan.options.repairs.Why(repair.id)),
+                       Escape(done->second.first));
+  }
   if (!plan.edits.empty()) out += "configs\n";
   for (const ConfigEdit& edit : plan.edits) {
     if (edit.key.empty()) {
-      out += fmt::format("  {}: {}\n", edit.file, edit.reason);
+      out += fmt::format("  {}: {} [{}]\n", edit.file, edit.reason, edit.repair);
     } else {
-      out += fmt::format("  {}: {}: {} -> {}: {}\n", edit.file, Escape(edit.key), ValueText(edit.before), ValueText(edit.after), edit.reason);
+      out += fmt::format("  {}: {}: {} -> {}: {} [{}]\n", edit.file, Escape(edit.key), ValueText(edit.before), ValueText(edit.after), edit.reason, edit.repair);
     }
   }
   if (plan.side_files && !model.checkpoint->side_files().empty()) out += fmt::format("byte for byte  {} other files\n", model.checkpoint->side_files().size());
@@ -90,7 +97,19 @@ Json EditsJson(const std::vector<ConfigEdit>& edits) {
     if (edit.before.has_value() && !edit.private_value) item.Set("before", *edit.before);
     if (edit.after.has_value()) item.Set("after", *edit.after);
     item.Set("reason", Json::String(edit.reason));
+    item.Set("repair", Json::String(edit.repair));
     list.items().push_back(std::move(item));
+  }
+  return list;
+}
+
+Json RepairsDoneJson(const Plan& plan) {
+  Json list = Json::Array();
+  for (const Repair& repair : Repairs()) {
+    const auto done = plan.repairs.find(repair.id);
+    if (done == plan.repairs.end()) continue;
+    list.items().push_back(Json::Object({{"id", Json::String(repair.id)}, {"made", Json::Bool(done->second.made)}, {"count", Json::Integer(done->second.count)}, {"example", Json::String(done->second.first)},
+                                         {"what", Json::String(repair.what)}}));
   }
   return list;
 }
@@ -135,6 +154,7 @@ Json PlanJson(const Plan& plan) {
                        {"files", std::move(files)},
                        {"tensors", std::move(tensors)},
                        {"dropped", std::move(dropped)},
+                       {"repairs", RepairsDoneJson(plan)},
                        {"config_edits", EditsJson(plan.edits)},
                        {"notes", NotesJson(plan.notes)}});
 }
@@ -151,6 +171,7 @@ Json PlanSummaryJson(const Plan& plan) {
   return Json::Object({{"found", Json::Object({{"class", Json::String(model.class_name)}, {"layers", Json::Integer(model.skeleton.layers)}, {"tensors", Json::Integer(uint64_t{model.checkpoint->tensors().size()})},
                                                {"linears", std::move(linears)}, {"zero_points", Json::String(model.zero_verdict.evidence)}, {"notes", NotesJson(plan.notes)}})},
                        {"done", std::move(done)},
+                       {"repairs", RepairsDoneJson(plan)},
                        {"config_edits", EditsJson(plan.edits)}});
 }
 

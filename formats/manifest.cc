@@ -6,7 +6,7 @@ namespace q2c {
 namespace {
 
 constexpr std::string_view kFormat = "qwen2-convert-manifest";
-constexpr std::string_view kVersion = "1.0";
+constexpr std::string_view kVersion = "1.1";
 
 Json Strings(const std::vector<std::string>& texts) {
   Json list = Json::Array();

@@ -25,10 +25,10 @@ Status PassBiases(Plan* plan) {
         return Refused("bias-not-zero", "tensor '{}': {} of {} values are not zero (largest {:.3g}), but {} has no bias there; without it the model would compute something else",
                        Escape(bias_name), size.nonzero, linear.expected.out_features, size.largest, model.class_name);
       }
-      if (wanted_by_loader) continue;
+      if (wanted_by_loader || !plan->Makes("zero-bias", bias_name)) continue;
       stripped.insert(bias_name);
       plan->dropped.push_back({*bias, bias_name, "zero-bias", fmt::format("all {} values are zero and {} has no bias there; newer loaders report it as unused", linear.expected.out_features, model.class_name), {}});
-    } else if (wanted_by_loader) {
+    } else if (wanted_by_loader && plan->Makes("zero-fill", bias_name)) {
       PlannedTensor tensor;
       tensor.name = bias_name;
       tensor.dtype = linear.traits.scale_dtype;

@@ -77,9 +77,9 @@ void EditTypes(const Plan& plan, ConfigEditor* editor) {
   const bool sliding = std::ranges::any_of(layer_types->items(), [](const Json& t) { return t.is_string() && t.text() == "sliding_attention"; });
   const Json* window = editor->Find("use_sliding_window");
   if (layer_types->items().size() != plan.model->skeleton.layers) {
-    editor->Erase("layer_types", fmt::format("it has {} entries for {} layers, which transformers from 4.57 refuses; without it the loader derives them", layer_types->items().size(), plan.model->skeleton.layers));
+    editor->As("config-layer-types").Erase("layer_types", fmt::format("it has {} entries for {} layers, which transformers from 4.57 refuses; without it the loader derives them", layer_types->items().size(), plan.model->skeleton.layers));
   } else if (sliding && (window == nullptr || !window->AsBool().value_or(false))) {
-    editor->Erase("layer_types", "it names sliding layers although use_sliding_window is false; without it the loader derives them");
+    editor->As("config-layer-types").Erase("layer_types", "it names sliding layers although use_sliding_window is false; without it the loader derives them");
   }
 }
 
@@ -87,22 +87,22 @@ void EditTypes(const Plan& plan, ConfigEditor* editor) {
 
 void ConfigEditor::Set(const std::string& key, Json value, std::string_view reason) {
   const Json* old = json_->Find(key);
-  if (old != nullptr && *old == value && old->text() == value.text()) return;
-  edits_->push_back({file_, prefix_ + key, old == nullptr ? std::nullopt : std::optional(*old), value, std::string(reason), false});
+  if ((old != nullptr && *old == value && old->text() == value.text()) || !Makes(key)) return;
+  plan_->edits.push_back({file_, prefix_ + key, old == nullptr ? std::nullopt : std::optional(*old), value, std::string(reason), false, std::string(repair_)});
   json_->Set(key, std::move(value));
 }
 
 void ConfigEditor::Erase(const std::string& key, std::string_view reason) {
   const Json* old = json_->Find(key);
-  if (old == nullptr) return;
-  edits_->push_back({file_, prefix_ + key, *old, std::nullopt, std::string(reason), false});
+  if (old == nullptr || !Makes(key)) return;
+  plan_->edits.push_back({file_, prefix_ + key, *old, std::nullopt, std::string(reason), false, std::string(repair_)});
   json_->Erase(key);
 }
 
 void ConfigEditor::ErasePrivate(const std::string& key, std::string_view reason) {
-  if (json_->Find(key) == nullptr) return;
+  const size_t edits = plan_->edits.size();
   Erase(key, reason);
-  edits_->back().private_value = true;
+  if (plan_->edits.size() > edits) plan_->edits.back().private_value = true;
 }
 
 bool LooksLikeLocalPath(std::string_view text) {
@@ -113,20 +113,20 @@ bool LooksLikeLocalPath(std::string_view text) {
 bool LooksLikeLocalModel(std::string_view text) { return LooksLikeLocalPath(text) || std::ranges::count(text, '/') != 1; }
 
 Status PassConfig(Plan* plan) {
-  ConfigEditor editor(&plan->config, std::string(kConfigName), "", &plan->edits);
+  ConfigEditor editor(plan, &plan->config, std::string(kConfigName), "", "config-class");
   const Json* classes = editor.Find("architectures");
   if (classes == nullptr || !classes->is_array() || classes->items().empty()) {
     editor.Set("architectures", Json::Array({Json::String(plan->model->class_name)}), "loaders choose the class by it, and transformers 4.x hides reports without it");
   }
   if (const Json* name = editor.Find("_name_or_path"); name != nullptr && name->is_string() && LooksLikeLocalModel(name->text())) {
-    editor.ErasePrivate("_name_or_path", "a path on the machine that made the file");
+    editor.As("config-private").ErasePrivate("_name_or_path", "a path on the machine that made the file");
   }
-  editor.Erase("auto_map", "it asks for code from the repository, which a known architecture does not need");
-  editor.Erase("use_return_dict", "transformers cannot set it: it is a read-only property");
-  QC_TRY(EditDtype(plan, &editor));
-  QC_TRY(EditRope(*plan, &editor));
-  EditTypes(*plan, &editor);
-  editor.Set("tie_word_embeddings", Json::Bool(plan->tied),
+  editor.As("config-code").Erase("auto_map", "it asks for code from the repository, which a known architecture does not need");
+  editor.As("config-unsettable").Erase("use_return_dict", "transformers cannot set it: it is a read-only property");
+  QC_TRY(EditDtype(plan, &editor.As("config-dtype")));
+  QC_TRY(EditRope(*plan, &editor.As("config-rope")));
+  EditTypes(*plan, &editor.As("config-types"));
+  editor.As(plan->tied == plan->model->tied ? "config-tie" : "head-differs").Set("tie_word_embeddings", Json::Bool(plan->tied),
              plan->tied == plan->model->tied ? "the default, written out, since base classes differ in it" : "the head differs from the embedding");
   return {};
 }

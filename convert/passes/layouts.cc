@@ -92,8 +92,9 @@ Error CannotHold(const Model& model, const std::string& refusal, bool only_round
 }
 
 // Notes on what the zero points showed.
-void NoteZeros(const Model& model, Plan* plan) {
+Status NoteZeros(const Model& model, Plan* plan) {
   if (model.zero_label_wrong) {
+    QC_TRY(plan->Wants("zero-label", model.quant.has_value() ? model.quant->where : std::string(kConfigName)));
     const bool v2 = model.zero_verdict.convention == ZeroConvention::kV2;
     plan->notes.push_back({"zero-label", fmt::format("the zero points are stored as {}, although the config says {}: {}", v2 ? "v2" : "v1", v2 ? "v1" : "v2", model.zero_verdict.evidence)});
   }
@@ -101,11 +102,20 @@ void NoteZeros(const Model& model, Plan* plan) {
   std::string where;
   for (const auto& [name, linear] : model.linears) {
     if (linear.wrapped_zeros > 0 && where.empty()) where = name;
+    if (linear.wrapped_zeros > 0) QC_TRY(plan->Wants("zero-wrap", name));
     wrapped += linear.wrapped_zeros;
   }
   if (wrapped > 0) {
     plan->notes.push_back({"zero-wrap", fmt::format("{} zero fields are all ones, first in linear '{}': true zero points of 0 that AutoGPTQ could not store; they are read as 0, as its own loader does, but neighbours in the same word were overwritten when the file was made and are lost", wrapped, Escape(where))});
   }
+  return {};
+}
+
+Status NoteSplits(Plan* plan) {
+  for (const auto& [name, linear] : plan->linears) {
+    if (linear.quantised() && linear.shape.group_size != linear.linear->traits.shape.group_size) QC_TRY(plan->Wants("group-split", name));
+  }
+  return {};
 }
 
 }  // namespace
@@ -144,8 +154,8 @@ Status PassLayouts(Plan* plan) {
       }
       if (!plan->linears.contains(name)) return CannotHold(model, first_refusal, only_rounding);
     }
-    NoteZeros(model, plan);
-    return {};
+    QC_TRY(NoteSplits(plan));
+    return NoteZeros(model, plan);
   }
 
   for (const LayoutRule& rule : plan->target.layouts) {
@@ -172,8 +182,8 @@ Status PassLayouts(Plan* plan) {
   if (!first_refusal.empty()) {
     plan->notes.push_back({"layout", fmt::format("written as '{}', because {}", plan->linears.begin()->second.layout->name, first_refusal)});
   }
-  NoteZeros(model, plan);
-  return {};
+  QC_TRY(NoteSplits(plan));
+  return NoteZeros(model, plan);
 }
 
 }  // namespace q2c

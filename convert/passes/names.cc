@@ -4,6 +4,22 @@
 
 namespace q2c {
 
+namespace {
+
+PlannedTensor AsItIs(const Model& model, TensorIndex i, std::string reason) {
+  const TensorInfo& info = model.info(i);
+  PlannedTensor tensor;
+  tensor.name = info.name;
+  tensor.dtype = info.dtype;
+  tensor.shape = info.shape;
+  tensor.bytes = info.bytes;
+  tensor.input = i;
+  tensor.reason = std::move(reason);
+  return tensor;
+}
+
+}  // namespace
+
 Status PassNames(Plan* plan) {
   const Model& model = *plan->model;
   size_t renamed = 0;
@@ -21,6 +37,7 @@ Status PassNames(Plan* plan) {
     tensor.bytes = info.bytes;
     tensor.input = i;
     if (tensor.name != info.name) {
+      QC_TRY(plan->Wants("names", info.name));
       tensor.action = "rename";
       tensor.reason = fmt::format("the architecture writes '{}' as '{}'", Escape(info.name), tensor.name);
       ++renamed;
@@ -30,6 +47,10 @@ Status PassNames(Plan* plan) {
     plan->tensors.push_back(std::move(tensor));
   }
   for (const TensorIndex i : model.derived) {
+    if (!plan->Makes("derived-buffer", model.info(i).name)) {
+      plan->tensors.push_back(AsItIs(model, i, "left in the file by the user's choice"));
+      continue;
+    }
     plan->dropped.push_back({i, model.info(i).name, "derived-buffer", "computed from the config when the model is built; belongs in no checkpoint", {}});
   }
   for (const auto& [i, glob] : model.dropped) {

@@ -47,12 +47,17 @@ Status WriteMarlinConfig(Plan* plan);
 Status WriteMlxConfig(Plan* plan);
 Status EraseQuantConfig(Plan* plan);
 
-// Changes to a config, each with its reason.
+// Changes to a config, each with its reason and under the repair that it is part of. An edit of
+// a repair that the user does not want is not made.
 class ConfigEditor {
  public:
-  ConfigEditor(Json* json, std::string file, std::string prefix, std::vector<ConfigEdit>* edits)
-      : json_(json), file_(std::move(file)), prefix_(std::move(prefix)), edits_(edits) {}
+  ConfigEditor(Plan* plan, Json* json, std::string file, std::string prefix, std::string_view repair)
+      : plan_(plan), json_(json), file_(std::move(file)), prefix_(std::move(prefix)), repair_(repair) {}
 
+  ConfigEditor& As(std::string_view repair) {
+    repair_ = repair;
+    return *this;
+  }
   const Json* Find(std::string_view key) const { return json_->Find(key); }
   void Set(const std::string& key, Json value, std::string_view reason);  // nothing if it is so already
   void Erase(const std::string& key, std::string_view reason);           // nothing if it is absent
@@ -60,10 +65,13 @@ class ConfigEditor {
   void ErasePrivate(const std::string& key, std::string_view reason);
 
  private:
+  bool Makes(const std::string& key) { return plan_->Makes(repair_, file_ + ": " + prefix_ + key); }
+
+  Plan* plan_;
   Json* json_;
   std::string file_;
   std::string prefix_;
-  std::vector<ConfigEdit>* edits_;
+  std::string_view repair_;
 };
 
 // rope_theta, rope_scaling and rope_parameters, in agreement.

@@ -39,14 +39,14 @@ std::optional<Json> ModulesInBlock(const Model& model) {
   return list;
 }
 
-void EraseLocalPaths(const std::string& prefix, Json* json, std::vector<ConfigEdit>* edits) {
+void EraseLocalPaths(const std::string& prefix, Json* json, Plan* plan) {
   std::vector<std::string> keys;
   for (auto& [key, value] : json->members()) {
-    if (value.is_object() && key != "dynamic") EraseLocalPaths(prefix + key + ".", &value, edits);
+    if (value.is_object() && key != "dynamic") EraseLocalPaths(prefix + key + ".", &value, plan);
     const bool address = value.is_string() && value.text().find("://") != std::string::npos;
     if (value.is_string() && !address && LooksLikeLocalPath(value.text())) keys.push_back(key);
   }
-  ConfigEditor editor(json, std::string(kConfigName), prefix, edits);
+  ConfigEditor editor(plan, json, std::string(kConfigName), prefix, "config-private");
   for (const std::string& key : keys) editor.ErasePrivate(key, "a path on the machine that made the file");
 }
 
@@ -57,7 +57,7 @@ Status WriteGptqConfig(Plan* plan) {
   const bool was_gptq = model.quant.has_value() && (model.quant->quant_method.empty() || model.quant->quant_method == "gptq") && !model.quant->json.members().empty() &&
                         std::ranges::any_of(plan->linears, [](const auto& entry) { return entry.second.linear->layout->method == "gptq"; });
   Json block = was_gptq ? model.quant->json : Json::Object();
-  ConfigEditor editor(&block, std::string(kConfigName), "quantization_config.", &plan->edits);
+  ConfigEditor editor(plan, &block, std::string(kConfigName), "quantization_config.", "quant-config");
   if (truth.mixed && !(was_gptq && model.quant->per_module)) {
     return Refused("quant-mixed", "the linears differ in bits or group size and no config says which has what; no loader of this target can be told");
   }
@@ -71,9 +71,9 @@ Status WriteGptqConfig(Plan* plan) {
   const Json format = Json::String(FirstQuantised(*plan).layout->format);
   editor.Set("checkpoint_format", format, "what the zero fields hold; transformers 4.x and optimum read this key");
   editor.Set("format", format, "the same for GPTQModel, which reads this key first");
-  if (truth.act_order) editor.Set("act_group_aware", Json::Bool(false), "GPTQModel refuses it together with desc_act");
+  if (truth.act_order) editor.As("quant-order").Set("act_group_aware", Json::Bool(false), "GPTQModel refuses it together with desc_act");
   if (const std::optional<Json> modules = ModulesInBlock(model); modules.has_value()) {
-    editor.Set("modules_in_block_to_quantize", *modules, "without the list optimum replaces the float linears of a block too");
+    editor.As("quant-modules").Set("modules_in_block_to_quantize", *modules, "without the list optimum replaces the float linears of a block too");
   }
 
   constexpr std::array<std::pair<const char*, std::string_view>, 5> kGone = {{
@@ -83,24 +83,26 @@ Status WriteGptqConfig(Plan* plan) {
       {"disable_exllama", "an old name that loaders warn about"},
       {"use_marlin", "a loader's switch, not a property of the file"},
   }};
+  editor.As("quant-leftovers");
   for (const auto& [key, reason] : kGone) editor.ErasePrivate(key, reason);
   for (const char* key : {"dataset", "tokenizer"}) {
     const Json* value = editor.Find(key);
-    if (value != nullptr && !value->is_null()) editor.ErasePrivate(key, "calibration data of the maker, of no use to a loader");
+    if (value != nullptr && !value->is_null()) editor.As("config-private").ErasePrivate(key, "calibration data of the maker, of no use to a loader");
   }
   for (const char* key : {"damp_percent", "backend", "meta", "dataset", "tokenizer", "exllama_config", "static_groups", "true_sequential"}) {
     const Json* value = editor.Find(key);
-    if (value != nullptr && value->is_null()) editor.Erase(key, "null says nothing, and some loaders fail on it");
+    if (value != nullptr && value->is_null()) editor.As("quant-leftovers").Erase(key, "null says nothing, and some loaders fail on it");
   }
-  EraseLocalPaths("quantization_config.", &block, &plan->edits);
+  EraseLocalPaths("quantization_config.", &block, plan);
   if (Json* meta = block.Find("meta"); meta != nullptr && truth.act_order && meta->is_object()) {
-    ConfigEditor meta_editor(meta, std::string(kConfigName), "quantization_config.meta.", &plan->edits);
+    ConfigEditor meta_editor(plan, meta, std::string(kConfigName), "quantization_config.meta.", "quant-order");
     if (meta->Find("act_group_aware") != nullptr) meta_editor.Set("act_group_aware", Json::Bool(false), "GPTQModel refuses it together with desc_act");
   }
   plan->config.Set("quantization_config", block);
   plan->quantize_config = std::move(block);
   if (!model.checkpoint->quantize_config().has_value()) {
-    plan->edits.push_back({std::string(kQuantizeConfigName), "", std::nullopt, std::nullopt, "written, since AutoGPTQ and GPTQModel look here first", false});
+    plan->edits.push_back({std::string(kQuantizeConfigName), "", std::nullopt, std::nullopt, "written, since AutoGPTQ and GPTQModel look here first", false, "quant-config"});
+    plan->Makes("quant-config", std::string(kQuantizeConfigName));
   }
   return {};
 }

@@ -28,7 +28,7 @@ Json StringList(const std::vector<std::string>& texts) {
 // Replaces the whole block: keys of the source's method mean nothing to this one's loader. The
 // old block may hold local paths and calibration data, so it is not repeated in the manifest.
 void Replace(Plan* plan, const std::string& key, std::optional<Json> block, std::string_view reason) {
-  ConfigEditor editor(&plan->config, std::string(kConfigName), "", &plan->edits);
+  ConfigEditor editor(plan, &plan->config, std::string(kConfigName), "", "quant-config");
   const size_t before = plan->edits.size();
   if (block.has_value()) editor.Set(key, *std::move(block), reason);
   else editor.Erase(key, reason);

@@ -96,6 +96,7 @@ Status PassRepack(Plan* plan) {
     for (const PartCodec& part : planned.layout->parts) {
       if (part.written != nullptr && !part.written(traits)) continue;
       fresh.push_back(PlanPart(model, name, planned, part));
+      if (fresh.back().action == "make" && part.components == kGroupIndex) QC_TRY(plan->Wants("g-idx", fresh.back().name));
       written.push_back(&part);
     }
     DropImplied(model, name, planned, written, plan);

@@ -69,8 +69,8 @@ TEST(ManifestTest, OthersAreRefused) {
     changed.replace(changed.find(from), from.size(), to);
     return ReadManifest(changed);
   };
-  ExpectError(replaced("\"version\": \"1.0\"", "\"version\": \"2.0\""), Code::kRefused, "manifest-version", {"2.0"});
-  Must(replaced("\"version\": \"1.0\"", "\"version\": \"1.7\""));
+  ExpectError(replaced("\"version\": \"1.1\"", "\"version\": \"2.0\""), Code::kRefused, "manifest-version", {"2.0"});
+  Must(replaced("\"version\": \"1.1\"", "\"version\": \"1.7\""));
   ExpectError(replaced("\"format\": \"qwen2-convert-manifest\"", "\"format\": \"other\""), Code::kMalformed, "manifest");
   ExpectError(replaced("\"BF16\"", "\"B17\""), Code::kMalformed, "manifest");
   ExpectError(replaced("\"bytes\": 0", "\"bytes\": -1"), Code::kMalformed, "manifest", {"bytes"});
