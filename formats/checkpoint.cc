@@ -14,7 +14,6 @@
 namespace q2c {
 namespace {
 
-constexpr uint64_t kMaxIndexBytes = 64'000'000;
 constexpr uint64_t kMaxConfigBytes = 16'000'000;
 // More weight files than this are opened for each read, so that any number of shards works
 // with any limit on open files.
@@ -89,10 +88,21 @@ Status CheckNumbering(const std::vector<std::string>& names) {
 
 }  // namespace
 
-Result<Checkpoint> Checkpoint::Open(const std::string& path, Links links) {
+Result<Checkpoint> Checkpoint::Open(const std::string& path, Links links, Defects* defects) {
   QC_ASSIGN(Location location, Location::Open(path, links));
-  Checkpoint checkpoint(std::move(location));
+  Checkpoint checkpoint(std::move(location), defects);
   QC_TRY(checkpoint.ReadFolder());
+  checkpoint.defects_ = nullptr;
+  return checkpoint;
+}
+
+Result<Checkpoint> Checkpoint::OpenFile(const std::string& path, Links links, Defects* defects) {
+  const std::string whole = AbsolutePath(path);
+  QC_ASSIGN(Location location, Location::Open(ParentPath(whole), links));
+  Checkpoint checkpoint(std::move(location), defects);
+  const std::string name = BaseName(whole);
+  QC_TRY(checkpoint.Keep(name.ends_with(".gguf") ? checkpoint.ReadGguf({name}) : checkpoint.ReadShards({name})));
+  checkpoint.defects_ = nullptr;
   return checkpoint;
 }
 
@@ -107,14 +117,18 @@ Status Checkpoint::ReadFolder() {
   std::map<std::string, std::string> folded;
   for (const DirEntry& entry : entries) {
     const std::string& name = entry.name;
-    if (!IsUtf8(name)) return Malformed("file-name", "the name of file '{}' is not valid UTF-8; rename it", Escape(name));
+    if (!IsUtf8(name)) {
+      QC_TRY(Keep(Malformed("file-name", "the name of file '{}' is not valid UTF-8; rename it", Escape(name))));
+      continue;
+    }
     std::string lower = name;
     std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return c < 0x80 ? std::tolower(c) : c; });
     if (const auto [same, fresh] = folded.emplace(lower, name); !fresh) {
       notes_.push_back({"name-case", fmt::format("files '{}' and '{}' differ by case only and collide on some file systems", Escape(same->second), Escape(name))});
     }
     if (entry.kind == FileKind::kFolder && (name.ends_with(".json") || name.ends_with(".safetensors"))) {
-      return Malformed("file-kind", "'{}' is a folder, expected a regular file", Escape(dir.PathOf(name)));
+      QC_TRY(Keep(Malformed("file-kind", "'{}' is a folder, expected a regular file", Escape(dir.PathOf(name)))));
+      continue;
     }
     if (entry.kind == FileKind::kFolder) {
       others.push_back(name + "/");
@@ -130,29 +144,33 @@ Status Checkpoint::ReadFolder() {
     } else if (EndsWithAny(name, kOtherWeights) || name.ends_with(".py")) {
       others.push_back(name);
     } else if (!IsAny(name, kRewritten)) {
-      QC_ASSIGN(const InputFile file, location_.OpenMember(name));
+      Result<InputFile> file = location_.OpenMember(name);
+      if (!file.ok()) {
+        QC_TRY(Keep(std::move(file).TakeError()));
+        continue;
+      }
       constexpr uint32_t kExecutableBits = 0111;
-      side_files_.push_back({name, file.bytes(), (file.stamp().mode & kExecutableBits) != 0});
+      side_files_.push_back({name, file.value().bytes(), (file.value().stamp().mode & kExecutableBits) != 0});
     }
   }
   QC_TRY(ReadConfigs());
 
-  if (indexes.size() > 1) return Malformed("index-several", "several indexes: {}; expected one", QuoteSome(indexes));
+  if (indexes.size() > 1) QC_TRY(Keep(Malformed("index-several", "several indexes: {}; expected one", QuoteSome(indexes))));
   if (!indexes.empty()) {
-    QC_TRY(ReadIndex(indexes[0], shards));
+    QC_TRY(ReadIndexed(indexes[0], shards));
   } else if (shards.empty() && !ggufs.empty()) {
-    QC_TRY(CheckNumbering(ggufs));
+    QC_TRY(Keep(CheckNumbering(ggufs)));
     QC_TRY(ReadGguf(ggufs));
   } else if (shards.empty()) {
     if (!pickles.empty()) {
-      return Refused("container-pickle", "the weights are in PyTorch pickles ({}), which this version does not read; save them as safetensors with a tool that you trust them to", QuoteSome(pickles));
+      return Keep(Refused("container-pickle", "the weights are in PyTorch pickles ({}), which this version does not read; save them as safetensors with a tool that you trust them to", QuoteSome(pickles)));
     }
     if (std::ranges::any_of(others, [](const std::string& name) { return name.ends_with(".bin.index.json"); })) {
-      return Malformed("shard-missing", "there is an index of PyTorch files, but none of them; complete the download");
+      return Keep(Malformed("shard-missing", "there is an index of PyTorch files, but none of them; complete the download"));
     }
-    return Malformed("no-weights", "folder '{}' holds no *.safetensors; expected a checkpoint", Escape(path()));
+    return Keep(Malformed("no-weights", "folder '{}' holds no *.safetensors; expected a checkpoint", Escape(path())));
   } else {
-    QC_TRY(CheckNumbering(shards));
+    QC_TRY(Keep(CheckNumbering(shards)));
     QC_TRY(ReadShards(shards));
   }
   if (!shards.empty()) std::ranges::copy(ggufs, std::back_inserter(others));
@@ -172,93 +190,32 @@ Status Checkpoint::ReadConfigs() {
     *out = std::move(json).value();
     return {};
   };
-  QC_TRY(read(kConfigName, &config_));
-  QC_TRY(read(kQuantizeConfigName, &quantize_config_));
+  QC_TRY(Keep(read(kConfigName, &config_)));
+  QC_TRY(Keep(read(kQuantizeConfigName, &quantize_config_)));
   // AutoAWQ's older name.
-  return quantize_config_.has_value() ? Status() : read(kQuantConfigName, &quantize_config_);
-}
-
-Status Checkpoint::ReadIndex(const std::string& name, const std::vector<std::string>& shards) {
-  QC_ASSIGN(const InputFile file, location_.OpenMember(name));
-  const auto within = [&](Error error) { return std::move(error).Within(fmt::format("index '{}'", Escape(file.path()))); };
-  QC_ASSIGN(const std::string text, file.ReadAll(kMaxIndexBytes));
-  Result<Json> parsed = ParseJson(text);
-  if (!parsed.ok()) return within(std::move(parsed).TakeError());
-  const Json& index = parsed.value();
-  const Json* map = index.Find("weight_map");
-  if (map == nullptr || !map->is_object()) {
-    return within(Malformed("index-map", "'weight_map' is {}, expected an object of tensor and file", map == nullptr ? "missing" : map->KindName()));
-  }
-  std::set<std::string> names;
-  for (const auto& [tensor, value] : map->members()) {
-    if (!value.is_string()) return within(Malformed("index-map", "tensor '{}': {}, expected a file name", Escape(tensor), value.KindName()));
-    const std::string& target = value.text();
-    if (!IsPlainFileName(target) || (target.size() > 1 && target[1] == ':')) {
-      return within(Malformed("index-path", "tensor '{}' is said to lie in '{}'; expected the plain name of a file in this folder", Escape(tensor), Escape(target)));
-    }
-    if (EndsWithAny(target, kPickles)) return within(Refused("container-pickle", "it names PyTorch pickles ('{}'), which this version does not read", Escape(target)));
-    names.insert(target);
-    weight_map_.emplace_back(tensor, target);
-  }
-  std::ranges::sort(weight_map_);
-  const std::string single = "model.safetensors";
-  if (!names.contains(single) && std::ranges::find(shards, single) != shards.end()) {
-    return within(Malformed("index-and-single", "'model.safetensors' lies beside it and is not named by it; loaders disagree on which to read: remove the one that is stale"));
-  }
-  for (const std::string& shard : shards) {
-    if (!names.contains(shard)) notes_.push_back({"stale-shard", fmt::format("'{}' is not named by the index and is ignored", Escape(shard))});
-  }
-  for (const std::string& shard : names) {
-    if (std::ranges::find(shards, shard) == shards.end()) {
-      return within(Malformed("shard-missing", "shard '{}' is named but not in the folder; complete the download", Escape(shard)));
-    }
-  }
-  QC_TRY(ReadShards({names.begin(), names.end()}));
-
-  // The index and the headers must tell the same story.
-  for (const auto& [tensor, target] : weight_map_) {
-    bool found = false;
-    for (auto at = std::ranges::lower_bound(tensors_, tensor, {}, &TensorInfo::name); at != tensors_.end() && at->name == tensor; ++at) {
-      found = found || files_[at->file].name == target;
-    }
-    if (!found) return within(Malformed("index-tensor", "tensor '{}' is said to lie in '{}', which does not hold it", Escape(tensor), Escape(target)));
-  }
-  uint64_t total = 0;
-  for (const TensorInfo& info : tensors_) {
-    total += info.bytes;
-    if (!std::ranges::binary_search(weight_map_, info.name, {}, &std::pair<std::string, std::string>::first)) {
-      return within(Malformed("index-tensor", "tensor '{}' lies in '{}', but the index does not list it: loaders would not read it", Escape(info.name), Escape(files_[info.file].name)));
-    }
-  }
-  const Json* metadata = index.Find("metadata");
-  const Json* declared = metadata == nullptr ? nullptr : metadata->Find("total_size");
-  if (declared == nullptr) {
-    notes_.push_back({"index-total", "the index lacks metadata.total_size; it is written anew"});
-  } else if (!declared->AsU64().has_value()) {
-    return within(Malformed("index-total", "metadata.total_size is {}, expected a number of bytes below 2^64", declared->is_number() ? Escape(declared->text(), 40) : std::string(declared->KindName())));
-  } else if (*declared->AsU64() != total) {
-    notes_.push_back({"index-total", fmt::format("the index says total_size {}, the tensors have {} bytes; it is written anew", *declared->AsU64(), total)});
-  }
-  return {};
+  return quantize_config_.has_value() ? Status() : Keep(read(kQuantConfigName, &quantize_config_));
 }
 
 Status Checkpoint::ReadShards(const std::vector<std::string>& shards) {
-  for (const std::string& name : shards) {
-    QC_ASSIGN(InputFile file, location_.OpenMember(name));
-    QC_ASSIGN(SafetensorsHeader header, ReadSafetensorsHeader(file));
-    for (const std::string& warning : header.warnings) {
-      notes_.push_back({"safetensors", fmt::format("file '{}': {}", Escape(name), warning)});
-    }
-    for (TensorInfo& tensor : header.tensors) {
-      tensor.file = files_.size();
-      tensors_.push_back(std::move(tensor));
-    }
-    const FileStamp stamp = file.stamp();
-    std::optional<InputFile> open;
-    if (shards.size() <= kMaxHeldOpen) open = std::move(file);
-    files_.push_back({name, stamp, std::move(open)});
-  }
+  for (const std::string& name : shards) QC_TRY(Keep(ReadShard(name, shards.size() <= kMaxHeldOpen)));
   std::ranges::stable_sort(tensors_, {}, &TensorInfo::name);
+  return {};
+}
+
+Status Checkpoint::ReadShard(const std::string& name, bool hold_open) {
+  QC_ASSIGN(InputFile file, location_.OpenMember(name));
+  QC_ASSIGN(SafetensorsHeader header, ReadSafetensorsHeader(file));
+  for (const std::string& warning : header.warnings) {
+    notes_.push_back({"safetensors", fmt::format("file '{}': {}", Escape(name), warning)});
+  }
+  for (TensorInfo& tensor : header.tensors) {
+    tensor.file = files_.size();
+    tensors_.push_back(std::move(tensor));
+  }
+  const FileStamp stamp = file.stamp();
+  std::optional<InputFile> open;
+  if (hold_open) open = std::move(file);
+  files_.push_back({name, stamp, std::move(open)});
   return {};
 }
 
@@ -270,31 +227,36 @@ Status Checkpoint::ReadGguf(const std::vector<std::string>& names) {
       const std::optional<ShardName> shard = ParseShardName(name);
       series.insert(shard.has_value() ? fmt::format("{}-of-{}", shard->stem, shard->count) : name);
     }
-    if (series.size() > 1) return Malformed("gguf-several", "several models in one folder: {}; put the one to be read into a folder of its own", QuoteSome(names));
+    if (series.size() > 1) return Keep(Malformed("gguf-several", "several models in one folder: {}; put the one to be read into a folder of its own", QuoteSome(names)));
   }
-  for (const std::string& name : names) {
-    QC_ASSIGN(InputFile file, location_.OpenMember(name));
-    QC_ASSIGN(GgufHeader header, ReadGgufHeader(file));
-    for (TensorInfo& tensor : header.tensors) {
-      tensor.file = files_.size();
-      tensors_.push_back(std::move(tensor));
-    }
-    const FileStamp stamp = file.stamp();
-    std::optional<InputFile> open;
-    if (names.size() <= kMaxHeldOpen) open = std::move(file);
-    files_.push_back({name, stamp, std::move(open)});
-    if (FindGguf(header.values, "general.architecture") == nullptr) continue;  // not the first of a series
-    // A config.json that lies beside the file is another tool's idea of it: the file itself is believed.
-    const bool head = std::ranges::any_of(tensors_, [](const TensorInfo& tensor) { return tensor.name == "output.weight"; });
-    Result<Json> config = ConfigFromGguf(header.values, head);
-    if (!config.ok()) return std::move(config).TakeError().Within(fmt::format("file '{}'", Escape(name)));
-    config_ = std::move(config).value();
-    Result<std::vector<std::pair<std::string, std::string>>> tokenizer = TokenizerFromGguf(header.values);
-    if (tokenizer.ok()) inner_files_ = std::move(tokenizer).value();
-    else notes_.push_back({"gguf-tokenizer", fmt::format("no tokenizer is written: {}", tokenizer.error().Text())});
-  }
-  if (!config_.has_value()) return Malformed("gguf-metadata", "no file of '{}' says what model it is (general.architecture)", Escape(path()));
+  const size_t defects = defects_ == nullptr ? 0 : defects_->size();
+  for (const std::string& name : names) QC_TRY(Keep(ReadGgufFile(name, names.size() <= kMaxHeldOpen)));
+  const bool readable = defects_ == nullptr || defects_->size() == defects;
+  if (!config_.has_value() && readable) QC_TRY(Keep(Malformed("gguf-metadata", "no file of '{}' says what model it is (general.architecture)", Escape(path()))));
   std::ranges::stable_sort(tensors_, {}, &TensorInfo::name);
+  return {};
+}
+
+Status Checkpoint::ReadGgufFile(const std::string& name, bool hold_open) {
+  QC_ASSIGN(InputFile file, location_.OpenMember(name));
+  QC_ASSIGN(GgufHeader header, ReadGgufHeader(file));
+  for (TensorInfo& tensor : header.tensors) {
+    tensor.file = files_.size();
+    tensors_.push_back(std::move(tensor));
+  }
+  const FileStamp stamp = file.stamp();
+  std::optional<InputFile> open;
+  if (hold_open) open = std::move(file);
+  files_.push_back({name, stamp, std::move(open)});
+  if (FindGguf(header.values, "general.architecture") == nullptr) return {};  // not the first of a series
+  // A config.json that lies beside the file is another tool's idea of it: the file itself is believed.
+  const bool head = std::ranges::any_of(tensors_, [](const TensorInfo& tensor) { return tensor.name == "output.weight"; });
+  Result<Json> config = ConfigFromGguf(header.values, head);
+  if (!config.ok()) return std::move(config).TakeError().Within(fmt::format("file '{}'", Escape(name)));
+  config_ = std::move(config).value();
+  Result<std::vector<std::pair<std::string, std::string>>> tokenizer = TokenizerFromGguf(header.values);
+  if (tokenizer.ok()) inner_files_ = std::move(tokenizer).value();
+  else notes_.push_back({"gguf-tokenizer", fmt::format("no tokenizer is written: {}", tokenizer.error().Text())});
   return {};
 }
 
@@ -308,8 +270,11 @@ Status Checkpoint::SettleDuplicates() {
     const TensorInfo& first = kept.back();
     QC_ASSIGN(const bool same, SameBytes(*this, first, *this, tensor));
     const std::string where = fmt::format("tensor '{}' lies in '{}' and in '{}'", Escape(tensor.name), Escape(files_[first.file].name), Escape(files_[tensor.file].name));
-    if (!same) return Malformed("tensor-twice", "{}, with different content; remove the file that is stale", where);
-    notes_.push_back({"tensor-twice", where + ", equal; one is kept"});
+    if (!same) {
+      QC_TRY(Keep(Malformed("tensor-twice", "{}, with different content; remove the file that is stale", where)));
+      continue;
+    }
+    notes_.push_back({"tensor-repeated", where + ", equal; one is kept"});
   }
   tensors_ = std::move(kept);
   return {};

@@ -36,8 +36,11 @@ class Checkpoint {
  public:
   // Reads the folder's list, all headers, the index and the configs; no tensor data.
   // Errors: kMalformed for anything broken or incomplete; kRefused for containers that
-  // are not read; kUsage for a folder that is not there.
-  static Result<Checkpoint> Open(const std::string& path, Links links);
+  // are not read; kUsage for a folder that is not there. With `defects` the first two are put
+  // there, and what is broken is left out: a shard, an entry of the index, a config.
+  static Result<Checkpoint> Open(const std::string& path, Links links, Defects* defects = nullptr);
+  // One weight file by itself, without index and configs.
+  static Result<Checkpoint> OpenFile(const std::string& path, Links links, Defects* defects = nullptr);
 
   const std::string& path() const { return location_.dir().path(); }
   const Location& location() const { return location_; }
@@ -60,16 +63,23 @@ class Checkpoint {
   Status CheckUnchanged() const;
 
  private:
-  explicit Checkpoint(Location location) : location_(std::move(location)) {}
+  Checkpoint(Location location, Defects* defects) : location_(std::move(location)), defects_(defects) {}
   Status ReadFolder();
+  Status ReadIndexed(const std::string& name, const std::vector<std::string>& shards);
   Status ReadIndex(const std::string& name, const std::vector<std::string>& shards);
   Status ReadShards(const std::vector<std::string>& shards);
+  Status ReadShard(const std::string& name, bool hold_open);
   Status ReadGguf(const std::vector<std::string>& names);
+  Status ReadGgufFile(const std::string& name, bool hold_open);
   Status SettleDuplicates();
   Result<InputFile> Reopen(const WeightFile& file) const;
   Status ReadConfigs();
 
+  Status Keep(Error error) const { return KeepOrFail(defects_, std::move(error)); }
+  Status Keep(Status status) const { return KeepOrFail(defects_, std::move(status)); }
+
   Location location_;
+  Defects* defects_;  // only while it is opened
   std::vector<WeightFile> files_;
   std::vector<TensorInfo> tensors_;
   std::vector<std::pair<std::string, std::string>> weight_map_;  // tensor, file; sorted; empty without an index

@@ -57,7 +57,8 @@ Status AssignTensors(const ModelOptions& options, Model* model) {
       continue;
     }
     if (const auto [other, fresh] = taken.emplace(*canonical, i); !fresh) {
-      return Malformed("tensor-twice", "tensors '{}' and '{}' both mean '{}'", Escape(tensors[other->second].name), Escape(name), Escape(*canonical));
+      QC_TRY(options.Keep(Malformed("tensor-twice", "tensors '{}' and '{}' both mean '{}'", Escape(tensors[other->second].name), Escape(name), Escape(*canonical))));
+      continue;
     }
     model->canonical[i] = *canonical;
     const auto [linear, part] = SplitPart(*canonical);
@@ -76,8 +77,8 @@ Status AssignTensors(const ModelOptions& options, Model* model) {
   if (!unknown.empty()) {
     std::vector<const TensorInfo*> parts;
     for (const TensorInfo& tensor : tensors) parts.push_back(&tensor);
-    if (const auto foreign = ForeignQuantisation("", parts)) return Refused("layout", "tensor '{}': {}", Escape(unknown.front()), *foreign);
-    return Refused("tensor-unknown", "{} tensors that {} does not know: {}; leave them out with --drop=GLOB if they are of no use", unknown.size(), model->class_name, QuoteSome(unknown, 8));
+    if (const auto foreign = ForeignQuantisation("", parts)) return options.Keep(Refused("layout", "tensor '{}': {}", Escape(unknown.front()), *foreign));
+    return options.Keep(Refused("tensor-unknown", "{} tensors that {} does not know: {}; leave them out with --drop=GLOB if they are of no use", unknown.size(), model->class_name, QuoteSome(unknown, 8)));
   }
   return {};
 }
@@ -90,21 +91,24 @@ Error Missing(const Model& model, const std::string& name, std::string what) {
   return Malformed("tensor-missing", "{}; complete the download or take the original checkpoint", what);
 }
 
-Status CheckShapes(const Model& model) {
+Status CheckShapes(const ModelOptions& options, const Model& model) {
   for (const auto& [name, expected] : model.skeleton.tensors) {
     const auto found = model.tensors.find(name);
     if (found == model.tensors.end() && model.linears.contains(SplitPart(name).first)) continue;  // stored in the parts of a layout
-    if (found == model.tensors.end()) return Missing(model, name, fmt::format("tensor '{}' is missing", Escape(name)));
+    if (found == model.tensors.end()) {
+      QC_TRY(options.Keep(Missing(model, name, fmt::format("tensor '{}' is missing", Escape(name)))));
+      continue;
+    }
     const TensorInfo& info = model.info(found->second);
     if (info.shape != expected.shape) {
-      return Malformed("tensor-shape", "tensor '{}': shape {}, expected {} by config.json", Escape(name), ShapeText(info.shape), ShapeText(expected.shape));
+      QC_TRY(options.Keep(Malformed("tensor-shape", "tensor '{}': shape {}, expected {} by config.json", Escape(name), ShapeText(info.shape), ShapeText(expected.shape))));
     }
-    if (!IsFloat(info.dtype)) return Malformed("tensor-dtype", "tensor '{}': dtype {}, expected F16, BF16 or F32", Escape(name), NameOf(info.dtype));
+    if (!IsFloat(info.dtype)) QC_TRY(options.Keep(Malformed("tensor-dtype", "tensor '{}': dtype {}, expected F16, BF16 or F32", Escape(name), NameOf(info.dtype))));
   }
   for (const auto& [name, expected] : model.skeleton.linears) {
     if (model.linears.contains(name)) continue;
     if (!expected.tied_to.empty() && model.tied) continue;
-    return Missing(model, name + ".weight", fmt::format("tensor '{}.weight' (or .qweight and its kin) is missing", Escape(name)));
+    QC_TRY(options.Keep(Missing(model, name + ".weight", fmt::format("tensor '{}.weight' (or .qweight and its kin) is missing", Escape(name)))));
   }
   return {};
 }
@@ -185,28 +189,44 @@ Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& 
   Model model;
   model.checkpoint = &checkpoint;
   QC_TRY(FindFamily(&model));
-  QC_ASSIGN(model.quant, ReadQuantConfig(checkpoint));
+  bool quant_readable = true;
+  if (Result<std::optional<QuantConfig>> quant = ReadQuantConfig(checkpoint); quant.ok()) {
+    model.quant = std::move(quant).value();
+  } else {
+    QC_TRY(options.Keep(std::move(quant).TakeError()));
+    quant_readable = false;
+  }
   if (model.quant.has_value()) {
     if (const auto foreign = ForeignQuantisation(model.quant->quant_method, {})) {
-      return Refused("layout", "{}: quant_method is '{}': {}", model.quant->where, Escape(model.quant->quant_method), *foreign);
+      QC_TRY(options.Keep(Refused("layout", "{}: quant_method is '{}': {}", model.quant->where, Escape(model.quant->quant_method), *foreign)));
     }
   }
   QC_TRY(AssignTensors(options, &model));
-  QC_TRY(CheckShapes(model));
-  for (auto& [name, linear] : model.linears) {
-    QC_TRY(Recognise(model, name, &linear));
-    QC_TRY(CheckAgainstConfig(model, name, &linear));
-    if (linear.quantised()) QC_TRY(ReadGroups(model, name, &linear));
+  QC_TRY(CheckShapes(options, model));
+  bool broken = false;
+  for (auto it = model.linears.begin(); it != model.linears.end();) {
+    auto& [name, linear] = *it;
+    Status status = Recognise(model, name, &linear);
+    if (status.ok()) QC_TRY(options.Keep(CheckAgainstConfig(model, name, &linear)));
+    if (status.ok() && linear.quantised()) status = ReadGroups(model, name, &linear);
+    if (status.ok()) {
+      ++it;
+      continue;
+    }
+    QC_TRY(options.Keep(std::move(status)));
+    it = model.linears.erase(it);
+    broken = true;
   }
-  if (model.quant.has_value() && !model.AnyQuantised()) {
-    return Malformed("quant-config", "{} describes a quantised model, but no linear is quantised: there is only '{}.weight'; remove it or take the right files", model.quant->where, model.linears.begin()->first);
+  if (broken && !model.AnyQuantised()) return model;  // it is not known whether any was
+  if (model.quant.has_value() && !model.AnyQuantised() && !model.linears.empty()) {
+    QC_TRY(options.Keep(Malformed("quant-config", "{} describes a quantised model, but no linear is quantised: there is only '{}.weight'; remove it or take the right files", model.quant->where, model.linears.begin()->first)));
   }
   const bool says_itself = std::ranges::any_of(model.linears, [](const auto& entry) { return entry.second.quantised() && entry.second.layout->method == "gguf"; });
-  if (!model.quant.has_value() && model.AnyQuantised() && !says_itself) {
+  if (!model.quant.has_value() && quant_readable && model.AnyQuantised() && !says_itself) {
     const auto first = std::ranges::find_if(model.linears, [](const auto& entry) { return entry.second.quantised(); });
     const QuantShape& shape = first->second.traits.shape;
-    return Malformed("quant-config-missing", "linear '{}' is quantised, but neither config.json nor quantize_config.json says how; if these are the right files, write quantize_config.json with what the tensors show: {{\"bits\": {}, \"group_size\": {}}}",
-                     Escape(first->first), shape.bits, shape.groups == 1 ? -1 : static_cast<int64_t>(shape.group_size));
+    QC_TRY(options.Keep(Malformed("quant-config-missing", "linear '{}' is quantised, but neither config.json nor quantize_config.json says how; if these are the right files, write quantize_config.json with what the tensors show: {{\"bits\": {}, \"group_size\": {}}}",
+                     Escape(first->first), shape.bits, shape.groups == 1 ? -1 : static_cast<int64_t>(shape.group_size))));
   }
   QC_TRY(SettleZeros(options, &model));
   return model;

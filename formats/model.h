@@ -34,6 +34,10 @@ struct Linear {
 struct ModelOptions {
   std::vector<std::string> drop;                // globs of tensor names to leave out
   std::optional<ZeroConvention> zeros;          // said by the user; overrides the evidence
+  Defects* defects = nullptr;                   // where to put what is wrong, to go on after it; what is broken is left out of the model
+
+  Status Keep(Error error) const { return KeepOrFail(defects, std::move(error)); }
+  Status Keep(Status status) const { return KeepOrFail(defects, std::move(status)); }
 };
 
 struct Model {

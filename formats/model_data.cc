@@ -120,7 +120,7 @@ Status SettleGptq(const ModelOptions& options, const std::vector<ZeroSample>& sa
     verdict.convention = *options.zeros;
     verdict.evidence = fmt::format("said by --zeros ({})", verdict.evidence);
   } else if (!verdict.decided) {
-    return Refused("zeros-undecided", "the data does not show whether zero points are stored as v1 or v2: {}; give --zeros=v1 or --zeros=v2", verdict.evidence);
+    QC_TRY(options.Keep(Refused("zeros-undecided", "the data does not show whether zero points are stored as v1 or v2: {}; give --zeros=v1 or --zeros=v2", verdict.evidence)));
   }
   const bool v2 = verdict.convention == ZeroConvention::kV2;
   const Layout* layout = FindLayout(v2 ? "gptq-v2" : "gptq-v1");
@@ -174,13 +174,13 @@ Status SettleZeros(const ModelOptions& options, Model* model) {
       if ((part.components & kScales) == 0 || !index.has_value()) continue;
       const TensorInfo& scales = model->info(*index);
       linear.traits.scale_dtype = IsFloat16Or32(scales.dtype) ? scales.dtype : Dtype::kF16;  // blocks hold float16
-      if (IsFloat16Or32(scales.dtype)) QC_TRY(CheckScales(*model, scales));
+      if (IsFloat16Or32(scales.dtype)) QC_TRY(options.Keep(CheckScales(*model, scales)));
     }
     if (linear.layout->method == "gptq") {
       QC_TRY(SampleZeros(*model, &linear));
       samples.push_back(linear.zeros);
     } else if (Status status = ReadZeros(*model, &linear); !status.ok()) {
-      return std::move(status).TakeError().Within(fmt::format("linear '{}'", Escape(name)));
+      QC_TRY(options.Keep(std::move(status).TakeError().Within(fmt::format("linear '{}'", Escape(name)))));
     }
   }
   if (samples.empty()) return {};

@@ -16,6 +16,7 @@
 #include <string_view>
 #include <utility>
 #include <variant>
+#include <vector>
 
 namespace q2c {
 
@@ -83,6 +84,23 @@ class [[nodiscard]] Status {
  private:
   std::optional<Error> error_;
 };
+
+// What is wrong with an input, where a reader goes on behind each of them.
+using Defects = std::vector<Error>;
+inline constexpr size_t kMaxDefects = 10'000;  // further ones are not kept: a hostile file must not fill the memory
+
+// For readers that can do both: keeps the error among the defects, so that the caller goes on,
+// or hands it back where none are collected. What says nothing about the input (our bug, the
+// user's command, an interruption) is always handed back.
+inline Status KeepOrFail(Defects* defects, Error error) {
+  const bool of_input = error.code == Code::kMalformed || error.code == Code::kRefused || error.code == Code::kIo || error.code == Code::kPermission;
+  if (defects == nullptr || !of_input) return error;
+  if (defects->size() < kMaxDefects) defects->push_back(std::move(error));
+  return {};
+}
+inline Status KeepOrFail(Defects* defects, Status status) {
+  return status.ok() ? std::move(status) : KeepOrFail(defects, std::move(status).TakeError());
+}
 
 template <typename T>
 class [[nodiscard]] Result {

@@ -73,7 +73,7 @@ TEST_F(CheckpointTest, IndexesThatLie) {
   Index(kMap, R"({"total_size": "9"})");
   ExpectError(Open(), Code::kMalformed, "index-total");
   Index(kMap, R"({"total_size": 10})");
-  EXPECT_TRUE(HasNote(Must(Open()), "index-total"));
+  EXPECT_TRUE(HasNote(Must(Open()), "index-total-wrong"));
 }
 
 TEST_F(CheckpointTest, FilesBesideTheIndex) {
@@ -103,7 +103,7 @@ TEST_F(CheckpointTest, TensorInTwoFiles) {
   Shard("b.safetensors", {"t"});
   const Checkpoint checkpoint = Must(Open());
   EXPECT_EQ(checkpoint.tensors().size(), 2U);
-  EXPECT_TRUE(HasNote(checkpoint, "tensor-twice"));
+  EXPECT_TRUE(HasNote(checkpoint, "tensor-repeated"));
   Shard("b.safetensors", {"t"}, std::byte{8});
   ExpectError(Open(), Code::kMalformed, "tensor-twice", {"'t'", "a.safetensors", "b.safetensors"});
 }
