@@ -1,5 +1,5 @@
 # Writes the JSON data files into one C++ source: cmake -DOUT=... -DROOT=... -P embed.cmake
-file(GLOB files RELATIVE ${ROOT} ${ROOT}/architectures/*.json ${ROOT}/targets/*.json)
+file(GLOB files RELATIVE ${ROOT} ${ROOT}/architectures/*.json ${ROOT}/targets/*.json ${ROOT}/loaders/*.json)
 list(SORT files)
 set(rows "")
 foreach(file ${files})
@@ -9,7 +9,7 @@ foreach(file ${files})
   string(REGEX REPLACE "\\.json$" "" name "${name}")
   string(APPEND rows "    {\"${folder}\", \"${name}\", R\"json(${text})json\"},\n")
 endforeach()
-file(WRITE ${OUT} "// Made by embed.cmake from architectures/ and targets/.
+file(WRITE ${OUT} "// Made by embed.cmake from architectures/, targets/ and loaders/.
 #include \"formats/embedded.h\"
 
 namespace q2c {

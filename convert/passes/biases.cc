@@ -12,7 +12,7 @@ Status PassBiases(Plan* plan) {
   const Checkpoint& checkpoint = *model.checkpoint;
   std::set<std::string> stripped;
   for (const auto& [name, linear] : model.linears) {
-    const bool wanted_by_loader = plan->target.biases == BiasPolicy::kEveryQuantised && linear.quantised();
+    const bool wanted_by_loader = plan->target.biases == BiasPolicy::kEveryQuantised && linear.quantised() && linear.expected.in_block;  // an embedding that MLX quantised becomes float
     const std::optional<TensorIndex> bias = linear.Part("bias");
     const std::string bias_name = name + ".bias";
     if (linear.expected.bias) {

@@ -42,4 +42,18 @@ std::string Sha256::Of(ByteView bytes) {
   return hash.Hex();
 }
 
+void GitBlobSha1::Free::operator()(void* context) const { EVP_MD_CTX_free(AsEvp(context)); }
+GitBlobSha1::GitBlobSha1(uint64_t bytes) : context_(EVP_MD_CTX_new()) {
+  if (context_ == nullptr || EVP_DigestInit_ex(AsEvp(context_.get()), EVP_sha1(), nullptr) != 1) throw std::bad_alloc();
+  const std::string head = fmt::format("blob {}", bytes) + '\0';
+  Update(AsBytes(head));
+}
+void GitBlobSha1::Update(ByteView bytes) { EVP_DigestUpdate(AsEvp(context_.get()), bytes.data(), bytes.size()); }
+std::string GitBlobSha1::Hex() {
+  std::array<unsigned char, 20> digest{};
+  unsigned int size = 0;
+  EVP_DigestFinal_ex(AsEvp(context_.get()), digest.data(), &size);
+  return fmt::format("{:02x}", fmt::join(digest, ""));
+}
+
 }  // namespace q2c

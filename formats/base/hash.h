@@ -37,4 +37,19 @@ class Sha256 {
   std::unique_ptr<void, Free> context_;
 };
 
+// The SHA-1 by which git names a file of this many bytes ("blob SIZE\0" and the bytes): the Hub
+// names small files so. It proves nothing against somebody who wants to deceive.
+class GitBlobSha1 {
+ public:
+  explicit GitBlobSha1(uint64_t bytes);
+  void Update(ByteView bytes);
+  std::string Hex();  // 40 digits; ends the stream
+
+ private:
+  struct Free {
+    void operator()(void* context) const;
+  };
+  std::unique_ptr<void, Free> context_;
+};
+
 }  // namespace q2c

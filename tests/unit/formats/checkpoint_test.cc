@@ -295,5 +295,28 @@ TEST_F(GgufCheckpoint, VisionPartsAndSafetensorsComeFirst) {
   EXPECT_TRUE(HasNote(checkpoint, "unmanaged"));
 }
 
+// An audit wants to know all that is wrong, and what is sound.
+TEST_F(CheckpointTest, GoesOnAfterDefects) {
+  TwoShards();
+  Index(R"({"a": "s1.safetensors", "b": "s2.safetensors", "c": "../c", "d": 7, "e": "s3.safetensors"})");
+  test::WriteWhole(folder_ / "s2.safetensors", Bytes(3, std::byte{1}));
+  test::WriteWhole(folder_ / "config.json", "{");
+  Defects defects;
+  const Checkpoint checkpoint = Must(Checkpoint::Open(folder_.path(), Links::kRefuse, &defects));
+  ASSERT_EQ(checkpoint.tensors().size(), 2U);
+  EXPECT_EQ(Must(checkpoint.ReadWhole(*checkpoint.Find("a"))), Bytes(3, std::byte{7}));
+  std::vector<std::string> ids;
+  for (const Error& defect : defects) ids.push_back(defect.id);
+  EXPECT_EQ(ids, (std::vector<std::string>{"json", "index-path", "index-map", "shard-missing", "truncated", "index-tensor"}));  // "c" is stored and not listed
+}
+
+TEST_F(CheckpointTest, OneFileByItself) {
+  TwoShards();
+  Index("[]");
+  const Checkpoint checkpoint = Must(Checkpoint::OpenFile(folder_ / "s1.safetensors", Links::kRefuse));
+  EXPECT_EQ(checkpoint.tensors().size(), 2U);
+  ExpectError(Checkpoint::OpenFile(folder_ / "none.safetensors", Links::kRefuse), Code::kMalformed, "file-missing");
+}
+
 }  // namespace
 }  // namespace q2c

@@ -1,0 +1,174 @@
+#include "verify/checks/tensor_scan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "formats/base/half.h"
+#include "formats/base/hash.h"
+
+namespace q2c {
+namespace {
+
+// Counts that a compiler can vectorise: bits of a magnitude compare as numbers do.
+template <typename Word>
+struct Magnitudes {
+  uint64_t not_finite = 0;
+  uint64_t zero = 0;
+  uint64_t negative = 0;
+  uint64_t subnormal = 0;
+  Word low = std::numeric_limits<Word>::max();
+  Word high = 0;
+
+  void See(ByteView bytes, Word exponent, Word smallest_normal) {
+    constexpr Word kSign = static_cast<Word>(Word{1} << (8 * sizeof(Word) - 1));
+    constexpr Word kMost = std::numeric_limits<Word>::max();
+    uint32_t bad = 0;
+    uint32_t zeros = 0;
+    uint32_t below = 0;
+    uint32_t minus = 0;
+    for (size_t i = 0; i + sizeof(Word) <= bytes.size(); i += sizeof(Word)) {
+      const auto word = Load<Word>(bytes.data() + i);
+      const auto magnitude = static_cast<Word>(word & static_cast<Word>(~kSign));
+      const bool infinite = magnitude >= exponent;
+      const bool nothing = magnitude == 0;
+      bad += infinite ? 1U : 0U;
+      zeros += nothing ? 1U : 0U;
+      below += magnitude < smallest_normal ? 1U : 0U;
+      minus += (word & kSign) != 0 ? 1U : 0U;
+      high = std::max(high, infinite ? Word{0} : magnitude);
+      low = std::min(low, nothing ? kMost : magnitude);
+    }
+    not_finite += bad;
+    zero += zeros;
+    subnormal += below - zeros;
+    negative += minus;
+  }
+};
+
+double ValueOf(Dtype dtype, uint32_t bits) {
+  if (dtype == Dtype::kF32) return std::bit_cast<float>(bits);
+  return dtype == Dtype::kBF16 ? BfloatToFloat(static_cast<uint16_t>(bits)) : HalfToFloat(static_cast<uint16_t>(bits));
+}
+
+template <typename Word>
+void Merge(const Magnitudes<Word>& seen, Dtype dtype, FloatScan* scan) {
+  scan->not_finite += seen.not_finite;
+  scan->zero += seen.zero;
+  scan->negative += seen.negative;
+  scan->subnormal += seen.subnormal;
+  const double high = ValueOf(dtype, seen.high);
+  if (seen.low != std::numeric_limits<Word>::max()) {
+    const double low = ValueOf(dtype, seen.low);
+    if (std::isfinite(low)) scan->low = scan->low == 0 ? low : std::min(scan->low, low);
+  }
+  scan->high = std::max(scan->high, high);
+}
+
+// The scales of GGUF blocks: the first half of each, and of Q4_1 the second too.
+void SeeBlocks(ByteView bytes, Dtype dtype, FloatScan* scan) {
+  const size_t block = InfoOf(dtype).bits / 8;
+  Magnitudes<uint16_t> seen;
+  for (size_t i = 0; i + block <= bytes.size(); i += block) seen.See(bytes.subspan(i, 2), 0x7C00, 0x0400);
+  scan->count += bytes.size() / block;
+  Merge(seen, Dtype::kF16, scan);
+}
+
+// Runs of zero or one bits, a word at a time; the borders are cut to words.
+class BlankRuns {
+ public:
+  void See(ByteView bytes, CodeScan* scan) {
+    for (size_t i = 0; i + 64 <= bytes.size(); i += 64) {
+      uint64_t any = 0;
+      uint64_t all = ~uint64_t{0};
+      for (size_t j = 0; j < 64; j += 8) {
+        const auto word = Load<uint64_t>(bytes.data() + i + j);
+        any |= word;
+        all &= word;
+      }
+      const int kind = any == 0 ? 1 : all == ~uint64_t{0} ? 2 : 0;
+      run_ = kind != 0 && kind == kind_ ? run_ + 64 : kind != 0 ? 64 : 0;
+      kind_ = kind;
+      if (run_ > scan->blank) {
+        scan->blank = run_;
+        scan->blank_at = at_ + i + 64 - run_;
+      }
+    }
+    at_ += bytes.size();
+  }
+
+ private:
+  uint64_t at_ = 0;
+  uint64_t run_ = 0;
+  int kind_ = 0;
+};
+
+void SeeRows(ByteView bytes, uint64_t row_bytes, uint64_t* pending, bool* all_zero, FloatScan* scan) {
+  size_t at = 0;
+  while (at < bytes.size()) {
+    const size_t take = std::min<size_t>(bytes.size() - at, row_bytes - *pending);
+    if (*all_zero) *all_zero = std::ranges::all_of(bytes.subspan(at, take), [](std::byte b) { return b == std::byte{0}; });
+    at += take;
+    *pending += take;
+    if (*pending < row_bytes) continue;
+    scan->zero_rows += *all_zero ? 1 : 0;
+    *pending = 0;
+    *all_zero = true;
+  }
+}
+
+}  // namespace
+
+Result<TensorScan> ScanTensor(const Checkpoint& checkpoint, const TensorInfo& tensor, ScanAs kind, const std::function<Status()>& check_stop) {
+  constexpr size_t kSample = 1U << 16U;
+  TensorScan scan;
+  Xxh3 hash;
+  Magnitudes<uint16_t> halves;
+  Magnitudes<uint32_t> words;
+  BlankRuns runs;
+  uint64_t pending = 0;
+  bool row_zero = true;
+  const bool block = InfoOf(tensor.dtype).block > 1;
+  const uint64_t row_bytes = tensor.shape.size() == 2 && tensor.shape[0] > 0 ? tensor.bytes / tensor.shape[0] : 0;
+  scan.codes.constant = tensor.bytes >= 8;
+  if (kind == ScanAs::kCodes) scan.codes.bytes.resize(256);
+  uint32_t first = 0;
+  bool begun = false;
+  QC_TRY(checkpoint.Stream(tensor, [&](ByteView piece) -> Status {
+    if (check_stop) QC_TRY(check_stop());
+    hash.Update(piece);
+    if (kind == ScanAs::kFloats && tensor.dtype == Dtype::kF32) words.See(piece, 0x7F800000U, 0x00800000U);
+    else if (kind == ScanAs::kFloats && tensor.dtype == Dtype::kBF16) halves.See(piece, 0x7F80, 0x0080);
+    else if (kind == ScanAs::kFloats && tensor.dtype == Dtype::kF16) halves.See(piece, 0x7C00, 0x0400);
+    if (kind == ScanAs::kFloats && row_bytes > 0 && !block) SeeRows(piece, row_bytes, &pending, &row_zero, &scan.floats);
+    if (kind != ScanAs::kCodes) return {};
+    runs.See(piece, &scan.codes);
+    if (!begun && piece.size() >= 4) first = Load<uint32_t>(piece.data());
+    begun = true;
+    if (scan.codes.constant) {
+      for (size_t i = 0; i + 4 <= piece.size() && scan.codes.constant; i += 4) scan.codes.constant = Load<uint32_t>(piece.data() + i) == first;
+    }
+    const ByteView sample = piece.first(std::min(kSample, piece.size()));
+    for (const std::byte byte : sample) ++scan.codes.bytes[static_cast<size_t>(byte)];
+    scan.codes.sampled += sample.size();
+    return {};
+  }));
+  if (block) {
+    // Blocks do not end where pieces do.
+    const uint64_t width = InfoOf(tensor.dtype).bits / 8U;
+    std::vector<std::byte> buffer(width * 4096);
+    for (uint64_t at = 0; at < tensor.bytes; at += buffer.size()) {
+      const MutableBytes part(buffer.data(), std::min<uint64_t>(buffer.size(), tensor.bytes - at));
+      QC_TRY(checkpoint.Read(tensor, at, part));
+      SeeBlocks(part, tensor.dtype, &scan.floats);
+    }
+  } else if (kind == ScanAs::kFloats) {
+    scan.floats.count = tensor.bytes / (InfoOf(tensor.dtype).bits / 8U);
+    if (tensor.dtype == Dtype::kF32) Merge(words, tensor.dtype, &scan.floats);
+    else Merge(halves, tensor.dtype, &scan.floats);
+  }
+  scan.digest = hash.Hex();
+  return scan;
+}
+
+}  // namespace q2c
