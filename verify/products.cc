@@ -21,12 +21,16 @@ uint64_t StoredBytes(const LinearTiles& tiles) {
   return tiles.tile().inputs * tiles.tile().outputs * bits / 8;
 }
 
-void Multiply(const LinearTiles& tiles, const LinearTask::Side& side, float* panel) {
+// Panels of weights, once, for the product and for the watch.
+void RunPanels(const LinearTiles& tiles, const LinearTask::Side& side, StripWatch* watch, float* panel) {
+  if (side.x == nullptr && watch == nullptr) return;
   const ReferenceTile& tile = tiles.tile();
   for (uint64_t first = 0; first < tile.inputs; first += kProductInputs) {
     const uint64_t inputs = std::min(kProductInputs, tile.inputs - first);
     for (uint64_t column = 0; column < tile.outputs; column += kPanelOutputs) {
       tiles.FillPanel(column, first, inputs, panel);
+      if (watch != nullptr) watch->Panel(column, inputs, panel);
+      if (side.x == nullptr) continue;
       AddProduct(side.x->data.data() + tile.first_input + first, side.x->stride, side.x->count, panel, inputs, side.y->data.data() + tile.first_output + column, side.y->stride);
     }
   }
@@ -53,6 +57,10 @@ Status RunStrip(Strip* strip, const RunOptions& options) {
   for (size_t i = 0; i < tiles.size(); ++i) QC_TRY(Blame(tiles[i].ReadStrip(strip->first_output, strip->outputs), task, i));
   std::unique_ptr<TileCheck> check = task.check ? task.check(strip->first_output) : nullptr;
   if (check != nullptr) QC_TRY(Note(check->Strip(tiles[0], tiles[1]), strip, &check));
+  std::vector<std::unique_ptr<StripWatch>> watches(tiles.size());
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    if (task.sides[i].watch) watches[i] = task.sides[i].watch(strip->first_output);
+  }
   std::vector<float> panel(kProductInputs * kPanelOutputs);
   const uint64_t in_features = tiles[0].linear().in_features;
   const bool dense = std::ranges::any_of(tiles, &LinearTiles::dense);
@@ -61,10 +69,14 @@ Status RunStrip(Strip* strip, const RunOptions& options) {
     if (options.check_stop) QC_TRY(options.check_stop());
     for (size_t i = 0; i < tiles.size(); ++i) {
       QC_TRY(Blame(tiles[i].ReadTile(k, std::min(inputs, in_features - k)), task, i));
-      if (task.sides[i].x != nullptr) Multiply(tiles[i], task.sides[i], panel.data());
+      if (watches[i] != nullptr) watches[i]->Tile(tiles[i]);
+      RunPanels(tiles[i], task.sides[i], watches[i].get(), panel.data());
     }
     if (check != nullptr) QC_TRY(Note(check->Tile(tiles[0], tiles[1]), strip, &check));
     if (options.progress) options.progress(StoredBytes(tiles.back()));
+  }
+  for (const std::unique_ptr<StripWatch>& watch : watches) {
+    if (watch != nullptr) watch->End();
   }
   return {};
 }

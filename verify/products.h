@@ -36,11 +36,27 @@ class TileCheck {
   virtual Status Tile(const LinearTiles& source, const LinearTiles& output) = 0;
 };
 
+// Looks at a strip of one side. One object a strip; inputs come in order.
+class StripWatch {
+ public:
+  StripWatch() = default;
+  StripWatch(const StripWatch&) = delete;
+  StripWatch& operator=(const StripWatch&) = delete;
+  virtual ~StripWatch() = default;
+  virtual void Tile(const LinearTiles& tiles) = 0;
+  // The weights of `inputs` further inputs for up to kPanelOutputs outputs from output `column`
+  // of the strip on, as FillPanel makes them.
+  virtual void Panel(uint64_t column, uint64_t inputs, const float* panel) = 0;
+  virtual void End() = 0;
+};
+
 struct LinearTask {
   struct Side {
     StoredLinear linear;
     const Rows* x = nullptr;  // null: nothing to multiply
     Rows* y = nullptr;        // [x->count][out_features], zeros to begin with
+    // Makes the watch of one strip, from any thread; may be empty.
+    std::function<std::unique_ptr<StripWatch>(uint64_t first_output)> watch = nullptr;
   };
   std::vector<Side> sides;  // of the same in_features and out_features
   // Told of every strip before any runs; may be empty.

@@ -61,9 +61,11 @@ double Loss(const Rows& logits, uint64_t first_row, const Tokens& tokens) {
 
 class Watch final : public ForwardWatch {
  public:
-  Watch(const Model& source, bool compares, Comparison* comparison, bool meant_equal) : source_(source), compares_(compares), comparison_(comparison), meant_equal_(meant_equal) {}
+  Watch(const Model& source, bool compares, Comparison* comparison, FingerprintPass* fingerprint, bool meant_equal)
+      : source_(source), compares_(compares), comparison_(comparison), fingerprint_(fingerprint), meant_equal_(meant_equal) {}
 
   void Begin(const std::string& linear, LinearTask* task) override {
+    if (fingerprint_ != nullptr) fingerprint_->Watch(&task->sides[1]);
     const auto found = source_.linears.find(linear);
     if (comparison_ == nullptr || found == source_.linears.end() || !found->second.quantised()) return;
     std::optional<LinearTask> check = comparison_->Take(Stored(source_, found->second).name);
@@ -117,6 +119,7 @@ class Watch final : public ForwardWatch {
   const Model& source_;
   bool compares_;
   Comparison* comparison_;
+  FingerprintPass* fingerprint_;
   bool meant_equal_;
   bool equal_ = true;
   std::string first_difference_;
@@ -200,23 +203,29 @@ Status Keep(Status status, Proof* proof) {
   return {};
 }
 
-Status RunPass(const Model& source, const Model& output, Comparison* comparison, bool exact, const ProofOptions& options, Proof* proof) {
+// Both sides through the pass. `exact`: they are meant to be equal.
+Result<ForwardReport> RunPass(const Model& source, const Model& output, const ProofOptions& options, bool exact, Watch* watch) {
   QC_ASSIGN(const Setup setup, SetUp(source, options));
   const std::vector<ForwardSide> sides = SidesOf(source, &output, setup, options);
-  Watch watch(source, true, comparison, exact);
-  Result<ForwardResult> passed = RunForward(sides, options.run, &watch);
-  std::ranges::move(watch.findings(), std::back_inserter(proof->findings));
-  if (!passed.ok()) return std::move(passed).TakeError();
-  const ForwardResult& result = passed.value();
+  QC_ASSIGN(const ForwardResult result, RunForward(sides, options.run, watch));
   ForwardReport report;
   report.tokens = setup.prompt;
-  report.equal = watch.equal();
-  report.states = std::move(watch.distances());
-  report.first_difference = watch.first_difference();
+  report.equal = watch->equal();
+  report.states = std::move(watch->distances());
+  if (exact) report.first_difference = watch->first_difference();
   report.experts = result.experts;
   report.experts_reached = result.experts_reached;
   if (!result.logits.empty()) CompareLogits(result.logits[0], result.logits[1], &report);
   Score(setup, sides, result.logits, &report);
+  return report;
+}
+
+Status ProvePass(const Model& source, const Model& output, Comparison* comparison, FingerprintPass* fingerprint, bool exact, const ProofOptions& options, Proof* proof) {
+  Watch watch(source, true, comparison, fingerprint, exact);
+  Result<ForwardReport> passed = RunPass(source, output, options, exact, &watch);
+  std::ranges::move(watch.findings(), std::back_inserter(proof->findings));
+  if (!passed.ok()) return std::move(passed).TakeError();
+  const ForwardReport& report = passed.value();
   if (exact && !report.equal) {
     proof->findings.push_back(Mismatch("forward-differs", "the forward pass of what was written differs from the source's, first in {}; logits by up to {:.3g} of {:.3g}",
                                        report.first_difference.empty() ? "an unknown place" : report.first_difference, report.logits.largest_error, report.logits.largest_value));
@@ -225,7 +234,7 @@ Status RunPass(const Model& source, const Model& output, Comparison* comparison,
     proof->findings.push_back(Mismatch("zeros-contradicted", "a real text is likelier with the zero points read as {} (loss {:.3f}) than as they were read (loss {:.3f}); see --zeros", report.text->other_reading,
                                        report.text->other_loss, report.text->loss));
   }
-  proof->forward = std::move(report);
+  proof->forward = std::move(passed).value();
   return {};
 }
 
@@ -241,30 +250,40 @@ Result<Proof> Prove(const Model& source, const Checkpoint& output, const Manifes
   }
   Comparison comparison = std::move(begun).value();
   const bool exact = std::ranges::none_of(manifest.tensors, [](const ManifestTensor& tensor) { return tensor.exactness == "rounded"; });
-  if (options.forward) {
-    Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest)});
-    if (model.ok()) {
-      QC_TRY(Keep(RunPass(source, model.value(), &comparison, exact, options, &proof), &proof));
-    } else if (model.error().code == Code::kMalformed || model.error().code == Code::kRefused) {
-      proof.findings.push_back(Mismatch("output-model", "what was written makes no sense as a model: {}", model.error().message));
-    } else {
-      return std::move(model).TakeError();
-    }
+  Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest)});
+  if (!model.ok() && model.error().code != Code::kMalformed && model.error().code != Code::kRefused) return std::move(model).TakeError();
+  std::optional<FingerprintPass> fingerprint;
+  if (model.ok()) {
+    fingerprint.emplace(model.value());
+    if (options.forward) QC_TRY(Keep(ProvePass(source, model.value(), &comparison, &*fingerprint, exact, options, &proof), &proof));
+  } else {
+    proof.findings.push_back(Mismatch("output-model", "what was written makes no sense as a model: {}", model.error().message));
   }
   std::vector<LinearTask> rest = comparison.TakeRest();
+  for (LinearTask& task : rest) {
+    if (fingerprint.has_value()) fingerprint->Watch(&task.sides[1]);
+  }
   QC_TRY(Keep(RunLinears(&rest, options.run), &proof));
   for (LinearTask& task : rest) {
     if (task.mismatch.has_value()) proof.findings.push_back(*std::move(task.mismatch));
   }
   QC_TRY(Keep(comparison.CompareOthers(options.run), &proof));
   proof.compared = comparison.Summary();
+  if (fingerprint.has_value() && proof.findings.empty()) {
+    QC_ASSIGN(proof.fingerprint, fingerprint->Finish(options.run));
+  }
   return proof;
+}
+
+Result<ForwardReport> CompareForward(const Model& a, const Model& b, const ProofOptions& options) {
+  Watch watch(a, true, nullptr, nullptr, false);
+  return RunPass(a, b, options, false, &watch);
 }
 
 Result<Observation> Observe(const Model& model, const ProofOptions& options) {
   QC_ASSIGN(const Setup setup, SetUp(model, options));
   const std::vector<ForwardSide> sides = SidesOf(model, nullptr, setup, options);
-  Watch watch(model, false, nullptr, false);
+  Watch watch(model, false, nullptr, nullptr, false);
   QC_ASSIGN(ForwardResult result, RunForward(sides, options.run, &watch));
   Observation seen;
   seen.report.tokens = setup.prompt;

@@ -9,6 +9,7 @@
 
 #include "formats/manifest.h"
 #include "verify/compare.h"
+#include "verify/fingerprint.h"
 #include "verify/forward.h"
 
 namespace q2c {
@@ -56,12 +57,17 @@ struct ProofOptions {
 struct Proof {
   Compared compared;
   std::optional<ForwardReport> forward;
+  std::optional<Fingerprint> fingerprint;  // of what was written; none where there are findings
   std::vector<Error> findings;  // kFindings each; none: proven
 };
 
 // Errors: those of reading the source, of running and of a check that cannot be run; whatever is
 // wrong with the output is a finding.
 Result<Proof> Prove(const Model& source, const Checkpoint& output, const Manifest& manifest, const ProofOptions& options);
+
+// A forward pass of two models, which need not be equal. Errors: those of RunForward;
+// kFindings where they have no layers in common or a result is not finite.
+Result<ForwardReport> CompareForward(const Model& a, const Model& b, const ProofOptions& options);
 
 // One checkpoint alone.
 struct Observation {

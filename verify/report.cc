@@ -4,6 +4,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/text.h"
+#include "formats/containers/safetensors.h"
 
 namespace q2c {
 namespace {
@@ -12,6 +13,21 @@ Json Real(double value) { return Json::Number(fmt::format("{:.6e}", value)); }
 
 Json DistanceJson(const Distance& distance) {
   return Json::Object({{"largest_value", Real(distance.largest_value)}, {"largest_error", Real(distance.largest_error)}, {"mean_error", Real(distance.mean_error)}});
+}
+
+// Puts a file where `path` says, in one step.
+Status Place(const std::string& path, const std::string& content) {
+  const std::string absolute = AbsolutePath(path);
+  const std::string name = BaseName(absolute);
+  const std::string fresh = fmt::format(".{}.new", name);
+  QC_ASSIGN(const Dir dir, Dir::Open(ParentPath(absolute)));
+  QC_ASSIGN(const bool stale, dir.Has(fresh));
+  if (stale) QC_TRY(dir.RemoveFile(fresh));
+  QC_TRY(WriteFile(dir, fresh, AsBytes(content)));
+  QC_ASSIGN(const bool there, dir.Has(name));
+  if (!there) return dir.Rename(fresh, dir, name, Dir::Move::kNoReplace);
+  QC_TRY(dir.Rename(fresh, dir, name, Dir::Move::kExchange));
+  return dir.RemoveFile(fresh);
 }
 
 }  // namespace
@@ -100,18 +116,24 @@ Result<Json> ReadReport(std::string_view text) {
   return json;
 }
 
-Status WriteReport(const std::string& path, const Json& report) {
-  const std::string absolute = AbsolutePath(path);
-  const std::string name = BaseName(absolute);
-  const std::string fresh = fmt::format(".{}.new", name);
-  QC_ASSIGN(const Dir dir, Dir::Open(ParentPath(absolute)));
-  QC_ASSIGN(const bool stale, dir.Has(fresh));
-  if (stale) QC_TRY(dir.RemoveFile(fresh));
-  QC_TRY(WriteFile(dir, fresh, AsBytes(report.Dump() + "\n")));
-  QC_ASSIGN(const bool there, dir.Has(name));
-  if (!there) return dir.Rename(fresh, dir, name, Dir::Move::kNoReplace);
-  QC_TRY(dir.Rename(fresh, dir, name, Dir::Move::kExchange));
-  return dir.RemoveFile(fresh);
+Status WriteReport(const std::string& path, const Json& report) { return Place(path, report.Dump() + "\n"); }
+
+Status WriteObservation(const std::string& path, const Observation& observation) {
+  const auto append = [](const Rows& rows, std::string* data) {
+    for (uint64_t t = 0; t < rows.count; ++t) data->append(reinterpret_cast<const char*>(rows.At(t)), rows.width * sizeof(float));  // NOLINT: bytes as text
+  };
+  const uint64_t tokens = observation.report.tokens.size();
+  // In the order of the reference writer: the widest type first, then by name.
+  std::vector<SafetensorsEntry> entries = {{"input_ids", Dtype::kI64, {tokens}}};
+  entries.push_back({"hidden_states", Dtype::kF32, {observation.states.size(), tokens, observation.states[0].width}});
+  std::string data;
+  for (const int64_t token : std::vector<int64_t>(observation.report.tokens.begin(), observation.report.tokens.end())) data.append(reinterpret_cast<const char*>(&token), sizeof token);  // NOLINT: bytes as text
+  for (const Rows& state : observation.states) append(state, &data);
+  if (observation.logits.count > 0) {
+    entries.push_back({"logits", Dtype::kF32, {tokens, observation.logits.width}});
+    append(observation.logits, &data);
+  }
+  return Place(path, BuildSafetensorsHead(entries) + data);
 }
 
 uint64_t PeakMemory() {

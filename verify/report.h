@@ -26,6 +26,9 @@ Result<Json> ReadReport(std::string_view text);
 // Puts it where `path` says, in one step, in place of what was there. Errors: kIo, …
 Status WriteReport(const std::string& path, const Json& report);
 
+// Writes input_ids, logits and hidden_states as a safetensors file, in place of what was there.
+Status WriteObservation(const std::string& path, const Observation& observation);
+
 // The most memory that this process has had, in bytes.
 uint64_t PeakMemory();
 

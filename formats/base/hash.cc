@@ -21,6 +21,11 @@ Xxh3::Xxh3() : state_(XXH3_createState()) {
 }
 void Xxh3::Update(ByteView bytes) { XXH3_128bits_update(AsXxh(state_.get()), bytes.data(), bytes.size()); }
 std::string Xxh3::Hex() const { return XxhHex(XXH3_128bits_digest(AsXxh(state_.get()))); }
+std::array<uint8_t, 16> Xxh3::Digest() const {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(AsXxh(state_.get())));
+  return std::to_array(canonical.digest);
+}
 std::string Xxh3::Of(ByteView bytes) { return XxhHex(XXH3_128bits(bytes.data(), bytes.size())); }
 
 void Sha256::Free::operator()(void* context) const { EVP_MD_CTX_free(AsEvp(context)); }

@@ -2,6 +2,7 @@
 // `sha256sum -c` and the model hubs use. Both stream.
 #pragma once
 
+#include <array>
 #include <memory>
 #include <string>
 
@@ -14,6 +15,7 @@ class Xxh3 {
   Xxh3();
   void Update(ByteView bytes);
   std::string Hex() const;  // 32 digits, high half first, as xxhsum -H2 prints it
+  std::array<uint8_t, 16> Digest() const;  // the bytes of these digits
   static std::string Of(ByteView bytes);
 
  private:

@@ -1,0 +1,141 @@
+#include "verify/audit_options.h"
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <sstream>
+#include <thread>
+
+#include "formats/base/json.h"
+#include "formats/base/text.h"
+
+namespace q2c {
+namespace {
+
+namespace po = boost::program_options;
+
+po::options_description VisibleOptions() {
+  constexpr unsigned kColumns = 110;
+  constexpr unsigned kText = 70;
+  po::options_description options("Options", kColumns, kText);
+  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
+  options.add_options()
+      ("fingerprint", "print two digests that depend on the weights only: 'values' of the weights, 'qlf1' of codes, zero points and scales")
+      ("per-tensor", "with --fingerprint: the digests of every tensor")
+      ("against", text("DIR2"), "are DIR and DIR2 the same model, whatever their layouts?")
+      ("weights-only", "with --against: leave config, tokenizer and chat template out of the verdict")
+      ("forward", "run a forward pass; NaN or infinity is a finding")
+      ("forward-out", text("FILE"), "with --forward: write input_ids, logits and hidden_states to FILE (safetensors)")
+      ("tokens", text("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
+      ("verify-tokens", text("N"), "how many ids to spread over the vocabulary instead")
+      ("zeros", text("v1|v2"), "how GPTQ zero points are stored, where the data does not show it")
+      ("follow-links", "follow symbolic links wherever they lead")
+      ("json", "print one JSON document on standard output")
+      ("jobs", text("N"), "threads (default: one a processor); no result depends on it")
+      ("version", "print the version")
+      ("help", "print this help");
+  return options;
+}
+
+Result<uint64_t> Count(std::string_view option, const std::string& text, uint64_t most) {
+  const std::optional<uint64_t> count = Json::Number(text).AsU64();
+  if (!count.has_value() || *count == 0 || *count > most) return Usage("usage", "--{}={}: expected a number from 1 to {}", option, Escape(text), most);
+  return *count;
+}
+
+Status ReadOptions(const po::variables_map& given, AuditOptions* options) {
+  const auto has = [&](const char* name) { return given.count(name) != 0; };
+  const auto text = [&](const char* name) { return given[name].as<std::string>(); };
+  constexpr uint64_t kMaxSpread = 4096;
+  constexpr uint64_t kMaxJobs = 256;
+  if (has("tokens")) {
+    QC_ASSIGN(options->tokens, ParseTokens(text("tokens")));
+  }
+  if (has("verify-tokens")) {
+    QC_ASSIGN(options->spread_tokens, Count("verify-tokens", text("verify-tokens"), kMaxSpread));
+  }
+  options->jobs = std::max(1U, std::thread::hardware_concurrency());
+  if (has("jobs")) {
+    QC_ASSIGN(const uint64_t jobs, Count("jobs", text("jobs"), kMaxJobs));
+    options->jobs = static_cast<unsigned>(jobs);
+  }
+  if (has("zeros")) {
+    const std::string zeros = text("zeros");
+    if (zeros != "v1" && zeros != "v2") return Usage("usage", "--zeros={}: expected v1 or v2", Escape(zeros));
+    options->zeros = zeros == "v1" ? ZeroConvention::kV1 : ZeroConvention::kV2;
+  }
+  if (has("against")) options->against = text("against");
+  if (has("forward-out")) options->forward_out = text("forward-out");
+  options->per_tensor = has("per-tensor");
+  options->weights_only = has("weights-only");
+  options->json = has("json");
+  if (has("follow-links")) options->links = Links::kFollow;
+  return {};
+}
+
+// What is asked for; options that belong to something else are a mistake.
+Status ChooseMode(const po::variables_map& given, AuditOptions* options) {
+  using Mode = AuditOptions::Mode;
+  const auto has = [&](const char* name) { return given.count(name) != 0; };
+  struct Choice {
+    const char* name;
+    Mode mode;
+  };
+  constexpr Choice kChoices[] = {{"fingerprint", Mode::kFingerprint}, {"forward", Mode::kForward}, {"against", Mode::kAgainst}};
+  size_t chosen = 0;
+  for (const Choice& choice : kChoices) {
+    if (!has(choice.name)) continue;
+    options->mode = choice.mode;
+    ++chosen;
+  }
+  if (chosen > 1) return Usage("usage", "--fingerprint, --forward and --against are three runs");
+  if (chosen == 0) return Usage("usage", "expected --fingerprint, --forward or --against=DIR2; see --help");
+  struct Needs {
+    const char* name;
+    Mode mode;
+    const char* with;
+  };
+  constexpr Needs kNeeds[] = {{"per-tensor", Mode::kFingerprint, "--fingerprint"}, {"weights-only", Mode::kAgainst, "--against"}, {"forward-out", Mode::kForward, "--forward"}};
+  for (const Needs& needs : kNeeds) {
+    if (has(needs.name) && options->mode != needs.mode) return Usage("usage", "--{} is of use with {} only", needs.name, needs.with);
+  }
+  return {};
+}
+
+}  // namespace
+
+std::string AuditHelp() {
+  std::ostringstream out;
+  out << "qwen2-audit DIR --fingerprint | --forward | --against=DIR2\n\n"
+         "Looks at a checkpoint and changes nothing. DIR is a folder, a Hub snapshot folder or\n"
+         "hf://org/name[@revision] (from the cache of this machine).\n\n"
+      << VisibleOptions()
+      << "\nExit codes: 0 clean, or the same; 1 findings, or not the same; 2 usage; 3 a check could not be run; 65 input\n"
+         "malformed; 69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again;\n"
+         "76 no space; 77 permission; 130, 143 interrupted.\n";
+  return out.str();
+}
+
+Result<AuditOptions> ParseAuditOptions(int argc, const char* const* argv) {
+  po::options_description all = VisibleOptions();
+  all.add_options()("paths", po::value<std::vector<std::string>>());
+  po::positional_options_description positional;
+  positional.add("paths", -1);
+  po::variables_map given;
+  try {
+    const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
+    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
+  } catch (const po::error& error) {
+    return Usage("usage", "{}; see --help", Escape(error.what()));
+  }
+  AuditOptions options;
+  if (given.count("help") != 0) return options;
+  if (given.count("version") != 0) return options.mode = AuditOptions::Mode::kVersion, options;
+  QC_TRY(ReadOptions(given, &options));
+  QC_TRY(ChooseMode(given, &options));
+  const auto paths = given.count("paths") != 0 ? given["paths"].as<std::vector<std::string>>() : std::vector<std::string>();
+  if (paths.size() != 1 || paths[0].empty()) return Usage("usage", "expected one folder, got {}; see --help", paths.size());
+  options.in = paths[0];
+  return options;
+}
+
+}  // namespace q2c
