@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <set>
 
@@ -62,7 +63,7 @@ void DescribeTensors(const Plan& plan, const Written& written, Manifest* manifes
     // How many bits a code has in the output: those of blocks are fixed, dense weights have none.
     const uint64_t bits = linear.layout->method.empty() ? 0 : linear.layout->same_codes ? linear.shape.bits : linear.layout->bits.back();
     manifest->linears.push_back({linear.name, SplitPart(first.name).first, std::string(linear.linear->layout->name), std::string(linear.layout->name), from.in_features, from.out_features,
-                                 from.group_size, linear.shape.group_size, from.bits, bits, std::string(NameOf(linear.exactness))});
+                                 from.group_size, linear.shape.group_size, from.bits, bits, std::string(NameOf(linear.exactness)), {}});
   }
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     const PlannedTensor& tensor = plan.tensors[i];
@@ -94,6 +95,32 @@ Status WriteText(const Dir& dir, const std::string& name, const std::string& con
   return {};
 }
 
+// Manifest and sums come last: the manifest says what the proof has found the weights to be.
+Status WriteAccounts(const Dir& dir, const Plan& plan, const JobReport& report, Manifest* manifest, Written* written) {
+  if (report.fingerprint.has_value()) {
+    manifest->fingerprint = {report.fingerprint->values, report.fingerprint->qlf1};
+    std::map<std::string, ManifestDigests> digests;
+    for (const auto& [canonical, linear] : plan.linears) {
+      const TensorFingerprint* found = report.fingerprint->Find(canonical);
+      if (found != nullptr) digests[linear.name] = {found->values, found->qlf1};
+    }
+    for (ManifestLinear& linear : manifest->linears) linear.fingerprint = digests[linear.name];
+  }
+  QC_TRY(WriteText(dir, std::string(kManifestName), WriteManifest(*manifest), written));
+  std::vector<ManifestFile> files = written->files;
+  std::ranges::sort(files, {}, &ManifestFile::name);
+  std::string sums;
+  for (const ManifestFile& file : files) sums += SumLine(file);
+  return WriteText(dir, std::string(kSumsName), sums, written);
+}
+
+// Only them, as something to hold the folder against.
+Manifest LastTwo(const Written& written) {
+  Manifest manifest;
+  manifest.files.assign(written.files.end() - 2, written.files.end());
+  return manifest;
+}
+
 Status SyncAll(const Written& written) {
   for (const OutputFile& file : written.unsynced) QC_TRY(file.Sync());
   return {};
@@ -110,7 +137,13 @@ std::string Sentence(const PlannedJob& planned, const Manifest& manifest, const 
   return text + fmt::format("; forward pass of both over {} tokens {}", forward.tokens.size(), forward.equal ? "equal bit by bit" : "compared");
 }
 
-// Findings go into the report; other errors end the run.
+// A finding goes into the report; another error ends the run.
+Status Keep(Status status, JobReport* report) {
+  if (status.ok() || status.error().code != Code::kFindings) return status;
+  report->findings.push_back(std::move(status).TakeError());
+  return {};
+}
+
 Status Verify(const PlannedJob& planned, const JobOptions& options, const Dir& dir, const Manifest& manifest, Progress* progress, JobReport* report) {
   if (options.verify == VerifyLevel::kNone) {
     report->verified = "not verified (--verify=none)";
@@ -119,11 +152,7 @@ Status Verify(const PlannedJob& planned, const JobOptions& options, const Dir& d
   const auto check_stop = [&] { return CheckStop(options.stop); };
   const auto count = [&](uint64_t bytes) { progress->Add(bytes); };
   progress->Begin("reading back", planned.plan.OutputBytes());
-  Status hashes = VerifyHashes(dir, manifest, {options.jobs, options.verify_read, check_stop, count});
-  if (!hashes.ok()) {
-    if (hashes.error().code != Code::kFindings) return hashes;
-    report->findings.push_back(std::move(hashes).TakeError());
-  }
+  QC_TRY(Keep(VerifyHashes(dir, manifest, {options.jobs, options.verify_read, check_stop, count}), report));
   if (options.verify > VerifyLevel::kHash) {
     progress->Begin("comparing", planned.plan.OutputBytes());
     QC_ASSIGN(const Checkpoint output, Checkpoint::Open(dir.path(), Links::kRefuse));
@@ -136,6 +165,7 @@ Status Verify(const PlannedJob& planned, const JobOptions& options, const Dir& d
     QC_ASSIGN(Proof proof, Prove(*planned.model, output, manifest, proving));
     report->compared = proof.compared;
     report->forward = std::move(proof.forward);
+    report->fingerprint = std::move(proof.fingerprint);
     std::ranges::move(proof.findings, std::back_inserter(report->findings));
   }
   report->verified = report->findings.empty() ? Sentence(planned, manifest, *report) : "failed";
@@ -217,12 +247,6 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   DescribeTensors(plan, written, &manifest);
   std::ranges::sort(written.files, {}, &ManifestFile::name);
   manifest.files = written.files;
-  const std::string manifest_text = WriteManifest(manifest);
-  QC_TRY(WriteText(dir, std::string(kManifestName), manifest_text, &written));
-  std::ranges::sort(written.files, {}, &ManifestFile::name);
-  std::string sums;
-  for (const ManifestFile& file : written.files) sums += SumLine(file);
-  QC_TRY(WriteText(dir, std::string(kSumsName), sums, &written));
 
 #ifdef Q2C_TEST_DAMAGE
   if (!options.test_damage.empty()) QC_TRY(Damage(dir, options.test_damage));
@@ -232,10 +256,13 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   if (options.verify_read == ReadFrom::kDevice) QC_TRY(SyncAll(written));
   JobReport report;
   report.bytes = plan.OutputBytes();
-  report.files = written.files.size();
   report.in_place = staging.in_place();
-  report.written = written.files;
   QC_TRY(Verify(planned, options, dir, manifest, &progress, &report));
+  QC_TRY(WriteAccounts(dir, plan, report, &manifest, &written));
+  if (options.verify > VerifyLevel::kNone) QC_TRY(Keep(VerifyHashes(dir, LastTwo(written), {}), &report));
+  std::ranges::sort(written.files, {}, &ManifestFile::name);
+  report.files = written.files.size();
+  report.written = written.files;
   if (report.findings.empty()) {
     QC_TRY(SyncAll(written));
     QC_TRY(planned.checkpoint->CheckUnchanged());

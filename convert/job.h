@@ -62,6 +62,7 @@ struct JobReport {
   std::vector<Error> findings;     // what verification found wrong: not empty, there is no output
   std::optional<Compared> compared;
   std::optional<ForwardReport> forward;
+  std::optional<Fingerprint> fingerprint;  // of what was written, from level exact on
   double seconds = 0;
   bool in_place = false;
   std::string kept;                // the staging folder, with keep_failed

@@ -23,6 +23,7 @@ Json ReportDocument(const PlannedJob& planned, const JobOptions& options, const 
                                 {"exactness", Json::String(NameOf(planned.plan.Worst()))}});
   const Json summary = PlanSummaryJson(planned.plan);
   for (const auto& [key, value] : summary.members()) document.Set(key, value);
+  if (report.fingerprint.has_value()) document.Set("fingerprint", Json::Object({{"values", Json::String(report.fingerprint->values)}, {"qlf1", Json::String(report.fingerprint->qlf1)}}));
   document.Set("files", std::move(files));
   document.Set("verification", std::move(verification));
   document.Set("seconds", Json::Number(fmt::format("{:.3f}", report.seconds)));
@@ -37,6 +38,7 @@ std::string ReportText(const JobOptions& options, const JobReport& report) {
   }
   if (report.compared.has_value()) text += RoundingText(*report.compared);
   if (report.forward.has_value()) text += ForwardText(*report.forward);
+  if (report.fingerprint.has_value()) text += fmt::format("fingerprint of what was written: values {}, qlf1 {}\n", report.fingerprint->values, report.fingerprint->qlf1);
   if (report.in_place) text += "note: the output is a mount point, so its files were moved in one by one, config.json last; a crash in that moment leaves a folder without config.json\n";
   return text;
 }

@@ -6,7 +6,7 @@ namespace q2c {
 namespace {
 
 constexpr std::string_view kFormat = "qwen2-convert-manifest";
-constexpr std::string_view kVersion = "1.1";
+constexpr std::string_view kVersion = "1.2";
 
 Json Strings(const std::vector<std::string>& texts) {
   Json list = Json::Array();
@@ -60,6 +60,19 @@ class Fields {
   std::string wrong_;
 };
 
+void SetDigests(const ManifestDigests& digests, Json* json) {
+  if (!digests.values.empty()) json->Set("fingerprint", Json::Object({{"values", Json::String(digests.values)}, {"qlf1", Json::String(digests.qlf1)}}));
+}
+
+Result<ManifestDigests> ReadDigests(const Json& json) {
+  const Json* digests = json.Find("fingerprint");
+  if (digests == nullptr) return ManifestDigests{};
+  Fields fields(*digests);
+  ManifestDigests read{fields.Text("values"), fields.Text("qlf1")};
+  QC_TRY(fields.Check());
+  return read;
+}
+
 }  // namespace
 
 std::string WriteManifest(const Manifest& manifest) {
@@ -71,6 +84,7 @@ std::string WriteManifest(const Manifest& manifest) {
   head.Set("options", manifest.options);
   head.Set("verify", Json::Object({{"level", Json::String(manifest.verify)}, {"read", Json::String(manifest.verify_read)}}));
   head.Set("publish", Json::String(manifest.publish));
+  SetDigests(manifest.fingerprint, &head);
   head.Set("config_edits", manifest.config_edits);
 
   std::vector<Json> files;
@@ -85,6 +99,7 @@ std::string WriteManifest(const Manifest& manifest) {
                                     {"layout", Json::String(linear.layout)}, {"in_features", Json::Integer(linear.in_features)}, {"out_features", Json::Integer(linear.out_features)},
                                     {"source_group_size", Json::Integer(linear.source_group_size)}, {"group_size", Json::Integer(linear.group_size)},
                                     {"source_bits", Json::Integer(linear.source_bits)}, {"bits", Json::Integer(linear.bits)}, {"exactness", Json::String(linear.exactness)}}));
+    SetDigests(linear.fingerprint, &linears.back());
   }
   std::vector<Json> tensors;
   for (const ManifestTensor& tensor : manifest.tensors) {
@@ -124,6 +139,7 @@ Result<Manifest> ReadManifest(std::string_view text) {
     manifest.verify_read = Fields(*verify).Text("read");
   }
   manifest.publish = head.Text("publish");
+  QC_ASSIGN(manifest.fingerprint, ReadDigests(json));
   if (const Json* edits = json.Find("config_edits")) manifest.config_edits = *edits;
   for (const Json& item : head.List("files")) {
     Fields fields(item);
@@ -134,8 +150,9 @@ Result<Manifest> ReadManifest(std::string_view text) {
     Fields fields(item);
     manifest.linears.push_back({fields.Text("name"), fields.Text("source"), fields.Text("source_layout"), fields.Text("layout"), fields.Number("in_features"),
                                 fields.Number("out_features"), fields.Number("source_group_size"), fields.Number("group_size"), fields.Number("source_bits"), fields.Number("bits"),
-                                fields.Text("exactness")});
+                                fields.Text("exactness"), {}});
     QC_TRY(fields.Check());
+    QC_ASSIGN(manifest.linears.back().fingerprint, ReadDigests(item));
   }
   for (const Json& item : head.List("tensors")) {
     Fields fields(item);

@@ -15,6 +15,12 @@ namespace q2c {
 inline constexpr std::string_view kManifestName = "qwen2-convert.manifest.json";
 inline constexpr std::string_view kSumsName = "SHA256SUMS";
 
+// verify/fingerprint.md; empty where nobody decoded what was written (--verify=hash).
+struct ManifestDigests {
+  std::string values;
+  std::string qlf1;
+};
+
 struct ManifestTensor {
   std::string name;
   Dtype dtype = Dtype::kF32;
@@ -53,6 +59,7 @@ struct ManifestLinear {
   uint64_t source_bits = 0;
   uint64_t bits = 0;        // in the output; 0 where the weight is dense
   std::string exactness;    // "same-codes", "same-values", "rounded"
+  ManifestDigests fingerprint;  // in the output
 };
 
 struct Manifest {
@@ -62,6 +69,7 @@ struct Manifest {
   std::string verify;    // the level that was asked for
   std::string verify_read;
   std::string publish;   // "atomic-rename" or "in-place"
+  ManifestDigests fingerprint;  // of the output
   Json config_edits;     // list of {file, key, before, after, reason}
   std::vector<ManifestFile> files;
   std::vector<ManifestLinear> linears;

@@ -4,6 +4,8 @@
     helper.py big FOLDER                          a valid checkpoint of about 100 MB
     helper.py wide FOLDER                         a small one of 256 outputs and more, symmetric, which Marlin can hold
     helper.py add-tensor FILE NAME                adds an F16 tensor of 4 numbers to a safetensors file
+    helper.py nan-norm FOLDER                     makes one element of layer 1's first norm NaN
+    helper.py swap-merges FOLDER                  swaps the first two merges in tokenizer.json
     helper.py hub CHECKPOINT CACHE NAME           puts a checkpoint into a Hub cache, as links to blobs; prints the snapshot folder
     helper.py tensors FOLDER                      prints 'name dtype shape', sorted
     helper.py json FILE EXPRESSION                checks a Python expression over the parsed file, called 'd'
@@ -42,6 +44,24 @@ def wide(folder):
 
 def add_tensor(path, name):
     edit_tensors(pathlib.Path(path), lambda tensors: tensors.update({name: ("F16", [4], b"\0\x3c" * 4)}))
+
+
+def nan_norm(folder):
+    name = "model.layers.1.input_layernorm.weight"
+    path = next(p for p in pathlib.Path(folder).glob("*.safetensors") if name in read_tensors(p))
+
+    def edit(tensors):
+        dtype, shape, data = tensors[name]
+        tensors[name] = (dtype, shape, b"\xff\x7f" + data[2:])
+    edit_tensors(path, edit)
+
+
+def swap_merges(folder):
+    path = pathlib.Path(folder) / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    merges = tokenizer["model"]["merges"]
+    merges[0], merges[1] = merges[1], merges[0]
+    path.write_text(json.dumps(tokenizer))
 
 
 def hub(checkpoint, cache, name):
@@ -91,7 +111,7 @@ def stop(signal_name, folder, dashes, *command):
 
 
 if __name__ == "__main__":
-    jobs = {"big": big, "wide": wide, "add-tensor": add_tensor, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
+    jobs = {"big": big, "wide": wide, "add-tensor": add_tensor, "nan-norm": nan_norm, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
     if len(sys.argv) < 2 or sys.argv[1] not in jobs:
         sys.exit(__doc__)
     jobs[sys.argv[1]](*sys.argv[2:])

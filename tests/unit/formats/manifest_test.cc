@@ -20,7 +20,8 @@ Manifest Sample() {
   manifest.publish = "atomic-rename";
   manifest.config_edits = Json::Array();
   manifest.files = {{"model.safetensors", UINT64_MAX, "aa", "bb", 77}, {"empty", 0, "cc", "dd", 0}};
-  manifest.linears = {{"out.q", "in.q", "gptq-v2", "gptq-v1", 64, 32, 64, 16, 4, 8, "same-values"}};
+  manifest.linears = {{"out.q", "in.q", "gptq-v2", "gptq-v1", 64, 32, 64, 16, 4, 8, "same-values", {"v1", "q1"}}};
+  manifest.fingerprint = {"vv", "qq"};
   manifest.tensors = {{"t", Dtype::kBF16, {3, 0, 7}, "model.safetensors", "ee", {"s1", "s2"}, "repack", "same-codes"}, {"scalar", Dtype::kF32, {}, "f", "ff", {}, "zero-fill", "same-values"}};
   manifest.dropped = {{"a", "tied-head", "b"}, {"c", "user", ""}};
   return manifest;
@@ -40,6 +41,8 @@ TEST(ManifestTest, ReadsBackAsItWas) {
   EXPECT_EQ(back.linears[0].source_bits, 4U);
   EXPECT_EQ(back.linears[0].bits, 8U);
   EXPECT_EQ(back.linears[0].exactness, "same-values");
+  EXPECT_EQ(back.linears[0].fingerprint.qlf1, "q1");
+  EXPECT_EQ(back.fingerprint.values, "vv");
   EXPECT_EQ(back.files[0].head_bytes, 77U);
   EXPECT_EQ(back.tensors[0].dtype, Dtype::kBF16);
   EXPECT_EQ(back.tensors[0].shape, (Shape{3, 0, 7}));

@@ -57,7 +57,7 @@ struct Pair {
   }
   ManifestLinear Claim() const {
     const uint64_t group_size = IsBlocks(to) ? 32 : size == 0 ? source.group_size : size;
-    return {"l", "l", from, to, source.in, source.out, IsBlocks(from) ? 32 : source.group_size, group_size, BitsOf(from, source.bits), BitsOf(to, source.bits), exactness};
+    return {"l", "l", from, to, source.in, source.out, IsBlocks(from) ? 32 : source.group_size, group_size, BitsOf(from, source.bits), BitsOf(to, source.bits), exactness, {}};
   }
 };
 
