@@ -4,6 +4,7 @@
 #include <exception>
 
 #include "convert/options.h"
+#include "convert/restore.h"
 #include "formats/base/text.h"
 #include "verify/report.h"
 
@@ -72,12 +73,24 @@ q2c::Result<std::string> Convert(const CommandLine& line, const q2c::PlannedJob&
   return line.quiet ? std::string() : q2c::ReportText(line.job, report);
 }
 
+q2c::Result<std::string> Restore(const CommandLine& line) {
+  const q2c::JobOptions& job = line.job;
+  QC_ASSIGN(const q2c::RestoreReport report, q2c::Restore({job.in, job.out, job.links, job.overwrite, job.jobs, job.stop, job.progress}));
+  if (line.json) {
+    const Json document = Json::Object({{"schema", Json::Integer(1)}, {"ok", Json::Bool(true)}, {"output", Json::String(job.out)}, {"files", Json::Integer(uint64_t{report.files})}, {"bytes", Json::Integer(report.bytes)}});
+    return document.Dump() + "\n";
+  }
+  if (line.quiet) return std::string();
+  return fmt::format("'{}': {} files, {} in {:.1f} s\nverified: the SHA-256 of each is that of the input that was converted\n", q2c::Escape(job.out), report.files, q2c::HumanBytes(report.bytes), report.seconds);
+}
+
 q2c::Result<std::string> Run(const CommandLine& line) {
   switch (line.mode) {
     case CommandLine::Mode::kHelp: return q2c::HelpText();
     case CommandLine::Mode::kVersion: return std::string("qwen2-convert " Q2C_VERSION "\n");
     case CommandLine::Mode::kListTargets: return ListTargets(line.json);
     case CommandLine::Mode::kListRepairs: return line.json ? q2c::RepairsJson().Dump() + "\n" : q2c::RepairsText();
+    case CommandLine::Mode::kRestore: return Restore(line);
     default: break;
   }
   QC_ASSIGN(const q2c::PlannedJob job, q2c::PlanJob(line.job));

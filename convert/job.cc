@@ -8,6 +8,7 @@
 #include <set>
 
 #include "convert/execute.h"
+#include "convert/undo.h"
 #include "formats/base/hash.h"
 #include "formats/base/text.h"
 #include "verify/compare.h"
@@ -35,6 +36,7 @@ Manifest BeginManifest(const Plan& plan, const JobOptions& options, bool in_plac
     manifest.options.Set(key, std::move(list));
   }
   if (options.allow_rounding) manifest.options.Set("allow_rounding", Json::Bool(true));
+  if (options.undo) manifest.options.Set("undo", Json::Bool(true));
   manifest.verify = NameOf(options.verify);
   manifest.verify_read = options.verify == VerifyLevel::kNone ? "none" : options.verify_read == ReadFrom::kDevice ? "device" : "cache";
   manifest.publish = in_place ? "in-place" : "atomic-rename";
@@ -87,12 +89,23 @@ std::string SumLine(const ManifestFile& file) {
   return fmt::format("{}{}  {}\n", name == file.name ? "" : "\\", file.sha256, name);
 }
 
-Status WriteText(const Dir& dir, const std::string& name, const std::string& content, Written* written) {
-  QC_ASSIGN(OutputFile file, OutputFile::Create(dir, name));
-  QC_TRY(file.WriteAt(0, AsBytes(content)));
+Status WriteSmall(const Dir& dir, std::string_view name, ByteView content, Written* written) {
+  QC_ASSIGN(OutputFile file, OutputFile::Create(dir, std::string(name)));
+  QC_TRY(file.WriteAt(0, content));
   written->unsynced.push_back(std::move(file));
-  written->files.push_back({name, content.size(), Sha256::Of(AsBytes(content)), Xxh3::Of(AsBytes(content)), 0});
+  written->files.push_back({std::string(name), content.size(), Sha256::Of(content), Xxh3::Of(content), 0});
   return {};
+}
+
+// The record that restores the input, made from all that is written so far.
+Status WriteUndo(const Plan& plan, const JobOptions& options, const Dir& dir, Progress* progress, Written* written) {
+  QC_ASSIGN(const UndoRecord record, BuildUndo(plan, written->files, dir, {options.jobs, options.stop, progress}));
+  QC_ASSIGN(const std::vector<std::byte> packed, PackUndo(record));
+  const uint64_t budget = UndoBudget(plan.OutputBytes());
+  if (packed.size() > budget) {
+    return Refused("undo-size", "the undo record has {}, more than {}, which is 1 % of the model: too much of the input is not in the output; convert without --undo and keep the input", HumanBytes(packed.size()), HumanBytes(budget));
+  }
+  return WriteSmall(dir, kUndoName, packed, written);
 }
 
 // Manifest and sums come last: the manifest says what the proof has found the weights to be.
@@ -106,12 +119,13 @@ Status WriteAccounts(const Dir& dir, const Plan& plan, const JobReport& report, 
     }
     for (ManifestLinear& linear : manifest->linears) linear.fingerprint = digests[linear.name];
   }
-  QC_TRY(WriteText(dir, std::string(kManifestName), WriteManifest(*manifest), written));
+  const std::string text = WriteManifest(*manifest);
+  QC_TRY(WriteSmall(dir, kManifestName, AsBytes(text), written));
   std::vector<ManifestFile> files = written->files;
   std::ranges::sort(files, {}, &ManifestFile::name);
   std::string sums;
   for (const ManifestFile& file : files) sums += SumLine(file);
-  return WriteText(dir, std::string(kSumsName), sums, written);
+  return WriteSmall(dir, kSumsName, AsBytes(sums), written);
 }
 
 // Only them, as something to hold the folder against.
@@ -217,6 +231,7 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros}));
   job.model = std::make_unique<Model>(std::move(model));
   QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs)}));
+  if (options.undo) QC_TRY(CheckUndo(job.plan));
   if (options.verify == VerifyLevel::kForward) {
     const Result<ForwardConfig> forward = ReadForwardConfig(*job.model);
     if (!forward.ok() && (forward.error().code != Code::kNotRun || options.verify_given)) return forward.error();
@@ -235,14 +250,16 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   QC_ASSIGN(Staging staging, Staging::Begin(options.out, planned.checkpoint->path(), options.overwrite));
   const Dir& dir = staging.dir();
   QC_ASSIGN(const uint64_t room, FreeBytes(dir));
-  if (room < plan.OutputBytes() + kReserve) {
-    return MakeError(Code::kNoSpace, "no-space", "output '{}' needs {}, but only {} are free there", Escape(options.out), HumanBytes(plan.OutputBytes() + kReserve), HumanBytes(room));
+  const uint64_t needed = plan.OutputBytes() + kReserve + (options.undo ? UndoBudget(plan.OutputBytes()) : 0);
+  if (room < needed) {
+    return MakeError(Code::kNoSpace, "no-space", "output '{}' needs {}, but only {} are free there", Escape(options.out), HumanBytes(needed), HumanBytes(room));
   }
   progress.Begin("writing", plan.OutputBytes());
   QC_ASSIGN(Written written, Execute(plan, dir, {options.jobs, options.stop, &progress}));
   QC_TRY(planned.checkpoint->CheckUnchanged());
 
-  for (const TextFile& text : plan.texts) QC_TRY(WriteText(dir, text.name, text.content, &written));
+  for (const TextFile& text : plan.texts) QC_TRY(WriteSmall(dir, text.name, AsBytes(text.content), &written));
+  if (options.undo) QC_TRY(WriteUndo(plan, options, dir, &progress, &written));
   Manifest manifest = BeginManifest(plan, options, staging.in_place());
   DescribeTensors(plan, written, &manifest);
   std::ranges::sort(written.files, {}, &ManifestFile::name);

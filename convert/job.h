@@ -38,6 +38,7 @@ struct JobOptions {
   uint64_t spread_tokens = 16;
   ReadFrom verify_read = ReadFrom::kCache;
   std::string report;              // where to write the report, or empty
+  bool undo = false;               // keep a record from which the input can be restored
   bool keep_failed = false;        // leave the staging folder where the verification failed
   unsigned jobs = 1;
   Progress::Show progress = Progress::Show::kAuto;

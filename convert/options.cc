@@ -1,5 +1,7 @@
 #include "convert/options.h"
 
+#include <algorithm>
+#include <array>
 #include <boost/program_options.hpp>
 #include <set>
 #include <sstream>
@@ -34,6 +36,8 @@ po::options_description VisibleOptions() {
       ("only", list("ID"), "make this repair and no other (see --list-repairs); may be repeated")
       ("skip", list("ID"), "do not make this repair; may be repeated")
       ("zeros", text("v1|v2"), "how the input stores zero points, where the data does not show it")
+      ("undo", "keep a small record in OUT from which --restore makes the files of IN again, byte for byte")
+      ("restore", "IN is a folder written with --undo: write the files it was made from to OUT, with equal SHA-256")
       ("force", "replace an output folder that is not empty, in one step")
       ("report", text("FILE"), "write what was found, done and proven to FILE, as JSON")
       ("keep-failed", "where the verification fails, leave what was written in its hidden folder beside OUT")
@@ -108,6 +112,7 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
     job.spread_tokens = *count;
   }
   if (given.count("report") != 0) job.report = text("report");
+  job.undo = given.count("undo") != 0;
   job.keep_failed = given.count("keep-failed") != 0;
 #ifdef Q2C_TEST_DAMAGE
   if (given.count("test-damage") != 0) job.test_damage = text("test-damage");
@@ -130,6 +135,15 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
   return {};
 }
 
+// The record says all there is to say about a restoration.
+Status CheckRestoreOptions(const po::variables_map& given) {
+  constexpr std::array<std::string_view, 9> kAllowed = {"restore", "paths", "force", "follow-links", "jobs", "json", "quiet", "verbose", "test-damage"};
+  for (const auto& [name, value] : given) {
+    if (std::ranges::find(kAllowed, name) == kAllowed.end()) return Usage("usage", "--{} means nothing with --restore, which makes the input as it was", name);
+  }
+  return {};
+}
+
 }  // namespace
 
 std::string HelpText() {
@@ -137,7 +151,8 @@ std::string HelpText() {
   out << "qwen2-convert IN OUT --target=NAME\n\n"
          "Rewrites a quantised Qwen2 checkpoint for other software and proves that nothing was lost.\n"
          "IN is a folder, a Hub snapshot folder or hf://org/name[@revision] (from the cache of this machine).\n"
-         "IN is never changed. OUT appears complete and verified, or not at all.\n\n"
+         "IN is never changed. OUT appears complete and verified, or not at all.\n"
+         "qwen2-convert --restore IN OUT takes a conversion with --undo back.\n\n"
       << VisibleOptions()
       << "\nExit codes: 0 done and verified; 1 mismatch; 2 usage; 3 a check could not be run; 65 input malformed;\n"
          "69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again; 76 no space;\n"
@@ -169,17 +184,21 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   if (given.count("list-targets") != 0) return line.mode = Mode::kListTargets, line;
   if (given.count("list-repairs") != 0) return line.mode = Mode::kListRepairs, line;
   if (given.count("dry-run") != 0) line.mode = Mode::kDryRun;
+  if (given.count("restore") != 0) {
+    line.mode = Mode::kRestore;
+    QC_TRY(CheckRestoreOptions(given));
+  }
   if (given.count("explain") != 0) {
     line.mode = Mode::kExplain;
     line.explain = given["explain"].as<std::string>();
   }
   const auto paths = given.count("paths") != 0 ? given["paths"].as<std::vector<std::string>>() : std::vector<std::string>();
   // Without writing, OUT may be left out.
-  const bool writes = line.mode == Mode::kConvert;
+  const bool writes = line.mode == Mode::kConvert || line.mode == Mode::kRestore;
   if (paths.size() > 2 || paths.empty() || (writes && paths.size() != 2)) {
     return Usage("usage", "expected IN and OUT, got {} paths{}; see --help", paths.size(), paths.size() > 2 ? fmt::format(" ('{}' is one too many)", Escape(paths[2])) : "");
   }
-  if (line.job.targets.empty()) return Usage("usage", "no --target; known are {}", Join(TargetNames(), ", "));
+  if (line.job.targets.empty() && line.mode != Mode::kRestore) return Usage("usage", "no --target; known are {}", Join(TargetNames(), ", "));
   line.job.in = paths[0];
   if (paths.size() == 2) line.job.out = paths[1];
   const std::string report = line.job.report.empty() ? "" : AbsolutePath(line.job.report);

@@ -7,7 +7,7 @@
 namespace q2c {
 
 struct CommandLine {
-  enum class Mode { kConvert, kDryRun, kExplain, kListTargets, kListRepairs, kVersion, kHelp };
+  enum class Mode { kConvert, kDryRun, kExplain, kRestore, kListTargets, kListRepairs, kVersion, kHelp };
   Mode mode = Mode::kConvert;
   JobOptions job;
   std::string explain;   // the tensor

@@ -10,6 +10,7 @@
 #include "formats/containers/gguf.h"
 #include "formats/containers/safetensors.h"
 #include "formats/gguf_metadata.h"
+#include "formats/manifest.h"
 
 namespace q2c {
 namespace {
@@ -23,7 +24,7 @@ constexpr size_t kMaxHeldOpen = 16;
 constexpr std::array<std::string_view, 14> kOtherWeights = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot",
                                                             ".safetensors", ".bin.index.json", ".safetensors.index.json", ".incomplete", ".npz"};
 constexpr std::array<std::string_view, 2> kPickles = {".bin", ".pt"};
-constexpr std::array<std::string_view, 5> kRewritten = {kConfigName, kQuantizeConfigName, kQuantConfigName, "SHA256SUMS", "qwen2-convert.manifest.json"};
+constexpr std::array<std::string_view, 5> kRewritten = {kConfigName, kQuantizeConfigName, kQuantConfigName, kSumsName, kManifestName};
 // Files ending in .bin that are no weights.
 constexpr std::array<std::string_view, 3> kNoWeights = {"training_args.bin", "optimizer.bin", "scheduler.bin"};
 
@@ -141,7 +142,7 @@ Status Checkpoint::ReadFolder() {
     } else if (EndsWithAny(name, kPickles) && !IsAny(name, kNoWeights)) {
       pickles.push_back(name);
       others.push_back(name);
-    } else if (EndsWithAny(name, kOtherWeights) || name.ends_with(".py")) {
+    } else if (EndsWithAny(name, kOtherWeights) || name.ends_with(".py") || name == kUndoName) {
       others.push_back(name);
     } else if (!IsAny(name, kRewritten)) {
       Result<InputFile> file = location_.OpenMember(name);
@@ -275,6 +276,7 @@ Status Checkpoint::SettleDuplicates() {
       continue;
     }
     notes_.push_back({"tensor-repeated", where + ", equal; one is kept"});
+    duplicates_.push_back(std::move(tensor));
   }
   tensors_ = std::move(kept);
   return {};

@@ -47,6 +47,8 @@ class Checkpoint {
   const std::vector<WeightFile>& files() const { return files_; }
   const std::vector<TensorInfo>& tensors() const { return tensors_; }  // sorted by name
   const TensorInfo* Find(std::string_view name) const;
+  // Tensors that repeat one of tensors() in another file: same name, equal bytes.
+  const std::vector<TensorInfo>& duplicates() const { return duplicates_; }
   const std::optional<Json>& config() const { return config_; }
   const std::optional<Json>& quantize_config() const { return quantize_config_; }
   const std::vector<SideFile>& side_files() const { return side_files_; }
@@ -82,6 +84,7 @@ class Checkpoint {
   Defects* defects_;  // only while it is opened
   std::vector<WeightFile> files_;
   std::vector<TensorInfo> tensors_;
+  std::vector<TensorInfo> duplicates_;
   std::vector<std::pair<std::string, std::string>> weight_map_;  // tensor, file; sorted; empty without an index
   std::optional<Json> config_;
   std::optional<Json> quantize_config_;

@@ -73,6 +73,7 @@ inline bool IsTrivial(const std::vector<int32_t>& group_index, uint64_t group_si
 
 // Splits every group into groups of `group_size`, which must divide the size there is: zeros
 // and scales are repeated, no value changes. For a linear whose groups follow each other.
+// A multiple of the size undoes that: groups are joined and take the zeros and scales of their first.
 void SplitGroups(uint64_t group_size, QuantLinear* linear);
 
 // All codes of output n, one a byte. `codes` has in_features entries.

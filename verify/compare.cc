@@ -3,9 +3,9 @@
 #include <cmath>
 #include <set>
 
+#include "formats/base/parallel.h"
 #include "formats/base/text.h"
 #include "verify/compare_parts.h"
-#include "verify/parallel.h"
 #include "verify/reference.h"
 
 namespace q2c {

@@ -6,7 +6,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/text.h"
 #include "formats/manifest.h"
-#include "verify/parallel.h"
+#include "formats/base/parallel.h"
 
 namespace q2c {
 namespace {

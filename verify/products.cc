@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "formats/base/parallel.h"
 #include "formats/base/text.h"
-#include "verify/parallel.h"
 
 namespace q2c {
 namespace {

@@ -4,10 +4,10 @@
 #include <map>
 
 #include "formats/base/hash.h"
+#include "formats/base/parallel.h"
 #include "formats/base/text.h"
 #include "formats/containers/gguf.h"
 #include "formats/containers/safetensors.h"
-#include "verify/parallel.h"
 
 namespace q2c {
 namespace {

@@ -309,6 +309,13 @@ Status OutputFile::Sync() const {
   return {};
 }
 
+Status OutputFile::Finish(uint32_t mode) const {
+  QC_ASSIGN(const Fd fd, Open());
+  if (::fchmod(fd.get(), mode & 0777U) != 0) return FromErrno(errno, "setting the mode of", dir_->PathOf(name_));
+  if (Retry([&] { return ::fsync(fd.get()); }) != 0) return FromErrno(errno, "syncing", dir_->PathOf(name_));
+  return {};
+}
+
 Status WriteFile(const Dir& dir, const std::string& name, ByteView bytes) {
   QC_ASSIGN(const OutputFile file, OutputFile::Create(dir, name));
   QC_TRY(file.WriteAt(0, bytes));

@@ -131,6 +131,9 @@ class OutputFile {
   void StartWriteback(uint64_t offset, uint64_t bytes) const;
   Status SetExecutable() const;
   Status Sync() const;
+  // Sets the permission bits, whatever the umask, and syncs. The last thing done to a file: it
+  // may be unwritable afterwards.
+  Status Finish(uint32_t mode) const;
 
  private:
   OutputFile(const Dir* dir, std::string name) : dir_(dir), name_(std::move(name)) {}

@@ -6,7 +6,7 @@
 
 #include "formats/base/text.h"
 #include "verify/checks/tensor_scan.h"
-#include "verify/parallel.h"
+#include "formats/base/parallel.h"
 
 namespace q2c {
 namespace {

@@ -1,4 +1,4 @@
-#include "verify/parallel.h"
+#include "formats/base/parallel.h"
 
 #include <atomic>
 #include <map>
