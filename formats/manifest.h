@@ -15,6 +15,12 @@ namespace q2c {
 inline constexpr std::string_view kManifestName = "qwen2-convert.manifest.json";
 inline constexpr std::string_view kSumsName = "SHA256SUMS";
 
+// Rows of a tensor of the input that holds more, or outputs of such a linear.
+struct ManifestRange {
+  uint64_t first = 0;
+  uint64_t of = 0;  // how many the input has; 0: it holds no more than the output
+};
+
 struct ManifestTensor {
   std::string name;
   Dtype dtype = Dtype::kF32;
@@ -24,11 +30,12 @@ struct ManifestTensor {
   std::vector<std::string> sources;  // names in the input; empty: made, not read
   std::string action;                // "copy", "zero-fill", "zeros-v2-to-v1", …
   std::string exactness;             // "same-bytes", "same-codes", "same-values", "rounded"
+  ManifestRange source_rows;         // shape[0] of them; for a tensor that is no part of a linear in `linears`
 };
 
 struct ManifestDrop {
   std::string name;    // in the input
-  std::string action;  // "zero-bias", "tied-head", "derived-buffer", "user"
+  std::string action;  // "zero-bias", "tied-head", "derived-buffer", "user", "text-only"
   std::string same_as;  // "tied-head": the input tensor it repeats
 };
 
@@ -53,6 +60,7 @@ struct ManifestLinear {
   uint64_t source_bits = 0;
   uint64_t bits = 0;        // in the output; 0 where the weight is dense
   std::string exactness;    // "same-codes", "same-values", "rounded"
+  ManifestRange source_outputs;  // out_features of them
 };
 
 struct Manifest {

@@ -66,7 +66,7 @@ class Watch final : public ForwardWatch {
   void Begin(const std::string& linear, LinearTask* task) override {
     const auto found = source_.linears.find(linear);
     if (comparison_ == nullptr || found == source_.linears.end() || !found->second.quantised()) return;
-    std::optional<LinearTask> check = comparison_->Take(Stored(source_, found->second).name);
+    std::optional<LinearTask> check = comparison_->Take(Stored(source_, found->second));
     if (!check.has_value()) return;
     const StoredLinear& meant = check->sides[1].linear;
     const StoredLinear& read = task->sides[1].linear;
@@ -242,7 +242,7 @@ Result<Proof> Prove(const Model& source, const Checkpoint& output, const Manifes
   Comparison comparison = std::move(begun).value();
   const bool exact = std::ranges::none_of(manifest.tensors, [](const ManifestTensor& tensor) { return tensor.exactness == "rounded"; });
   if (options.forward) {
-    Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest)});
+    Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest), source.text_only});
     if (model.ok()) {
       QC_TRY(Keep(RunPass(source, model.value(), &comparison, exact, options, &proof), &proof));
     } else if (model.error().code == Code::kMalformed || model.error().code == Code::kRefused) {
