@@ -6,6 +6,13 @@
 namespace q2c {
 namespace {
 
+// The list or object of this name; an empty one where a family needs none.
+const Json& Part(const Json& rules, std::string_view key) {
+  static const Json kNothing;
+  const Json* part = rules.Find(key);
+  return part == nullptr ? kNothing : *part;
+}
+
 bool Given(const Json* value) { return value != nullptr && !value->is_null(); }
 
 const Json* FirstGiven(const Json& config, const Json& keys) {
@@ -95,50 +102,48 @@ void Lift(const Json& rule, Translator* translator) {
 
 Result<TranslatedConfig> Architecture::Translate(const Json& config) const {
   Translator translator(config);
-  const Json* rules = definition.Find("translate");
-  if (rules == nullptr) return std::move(translator).Take();
-  if (const Json* lift = rules->Find("lift")) {
-    Lift(*lift, &translator);
-    return std::move(translator).Take();
-  }
+  const Json* given = definition.Find("translate");
+  if (given == nullptr) return std::move(translator).Take();
+  const Json& rules = *given;
+  if (const Json* lift = rules.Find("lift")) Lift(*lift, &translator);
   const std::string& family = definition.Find("model_type")->text();
+  const std::vector<Json>& keys = Part(rules, "keys").items();
 
   // All values are read before any key goes.
   std::vector<Json> values;
-  for (const Json& rule : rules->Find("keys")->items()) {
+  for (const Json& rule : keys) {
     const Json* value = FirstGiven(config, *rule.Find("from"));
     values.push_back(value == nullptr ? Json() : *value);
     if (value == nullptr || rule.Find("half") == nullptr) continue;
     QC_ASSIGN(values.back(), Half(rule.Find("key")->text(), *value));
   }
-  translator.Set("model_type", Json::String(model_type), fmt::format("'{}' is read and written as '{}', which computes the same", family, model_type));
+  if (family != model_type) translator.Set("model_type", Json::String(model_type), fmt::format("'{}' is read and written as '{}', which computes the same", family, model_type));
   if (const Json* classes = config.Find("architectures"); classes != nullptr && classes->is_array() && classes->items().size() == 1 && classes->items()[0].is_string()) {
-    const Json* name = rules->Find("classes")->Find(classes->items()[0].text());
+    const Json* name = Part(rules, "classes").Find(classes->items()[0].text());
     if (name != nullptr) translator.Set("architectures", Json::Array({*name}), fmt::format("the class of '{}' that computes the same", model_type));
   }
   for (size_t i = 0; i < values.size(); ++i) {
-    const Json& rule = rules->Find("keys")->items()[i];
-    const Json* why = rule.Find("why");
-    if (!values[i].is_null()) translator.Set(rule.Find("key")->text(), values[i], why == nullptr ? fmt::format("the name of '{}' for it", model_type) : why->text());
+    const Json* why = keys[i].Find("why");
+    if (!values[i].is_null()) translator.Set(keys[i].Find("key")->text(), values[i], why == nullptr ? fmt::format("the name of '{}' for it", model_type) : why->text());
   }
-  QC_TRY(CheckExpressible(*rules->Find("refuse"), config, translator.config()));
-  const auto target = [&](const std::string& key) {
-    return std::ranges::any_of(rules->Find("keys")->items(), [&](const Json& rule) { return rule.Find("key")->text() == key; });
+  QC_TRY(CheckExpressible(Part(rules, "refuse"), config, translator.config()));
+  const auto kept = [&](const std::string& key) {
+    return std::ranges::any_of(keys, [&](const Json& rule) { return rule.Find("key")->text() == key; });
   };
-  for (const Json& rule : rules->Find("keys")->items()) {
+  for (const Json& rule : keys) {
     for (const Json& key : rule.Find("from")->items()) {
-      if (!target(key.text())) translator.Erase(key.text(), fmt::format("'{}' calls it {}", model_type, rule.Find("key")->text()));
+      if (!kept(key.text()) && rule.Find("keep") == nullptr) translator.Erase(key.text(), fmt::format("'{}' calls it {}", model_type, rule.Find("key")->text()));
     }
   }
-  for (const auto& [key, value] : rules->Find("set")->members()) translator.Set(key, value, fmt::format("what '{}' always does", family));
-  for (const Json& note : rules->Find("notes")->items()) {
+  for (const auto& [key, value] : Part(rules, "set").members()) translator.Set(key, value, fmt::format("what '{}' always does", family));
+  for (const Json& note : Part(rules, "notes").items()) {
     const bool applies = std::ranges::any_of(note.Find("if_true")->items(), [&](const Json& key) {
       const Json* value = config.Find(key.text());
       return value != nullptr && value->AsBool().value_or(false);
     });
     if (applies) translator.Note(note.Find("id")->text(), note.Find("text")->text());
   }
-  for (const Json& key : rules->Find("gone")->items()) translator.Erase(key.text(), fmt::format("'{}' does not know it", model_type));
+  for (const Json& key : Part(rules, "gone").items()) translator.Erase(key.text(), fmt::format("'{}' does not know it", model_type));
   return std::move(translator).Take();
 }
 

@@ -30,7 +30,7 @@ struct ManifestTensor {
   std::vector<std::string> sources;  // names in the input; empty: made, not read
   std::string action;                // "copy", "zero-fill", "zeros-v2-to-v1", …
   std::string exactness;             // "same-bytes", "same-codes", "same-values", "rounded"
-  ManifestRange source_rows;         // shape[0] of them; for a tensor that is no part of a linear in `linears`
+  ManifestRange source_rows = {};         // shape[0] of them; for a tensor that is no part of a linear in `linears`
 };
 
 struct ManifestDrop {
@@ -60,7 +60,7 @@ struct ManifestLinear {
   uint64_t source_bits = 0;
   uint64_t bits = 0;        // in the output; 0 where the weight is dense
   std::string exactness;    // "same-codes", "same-values", "rounded"
-  ManifestRange source_outputs;  // out_features of them
+  ManifestRange source_outputs = {};  // out_features of them
 };
 
 struct Manifest {

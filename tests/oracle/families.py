@@ -23,7 +23,8 @@ def flat_name(name):
 
 
 def flat_config(config):
-    return config | config.get("text_config", {}) | {"model_type": config["model_type"], "architectures": config.get("architectures", [])}
+    counted = {"num_experts": config["num_local_experts"]} if "num_local_experts" in config else {}  # what transformers 5 calls it
+    return counted | config | config.get("text_config", {}) | {"model_type": config["model_type"], "architectures": config.get("architectures", [])}
 
 
 def qwen2_name(name):

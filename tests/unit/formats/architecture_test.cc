@@ -184,6 +184,16 @@ TEST(ArchitectureTest, ConfigOfATextModelInside) {
   EXPECT_EQ(lifted.changes.back().key, "text_config");
 }
 
+// transformers 5 saves Qwen3-MoE without num_experts, and 4 takes 128 then.
+TEST(ArchitectureTest, ExpertsUnderTheNameOfANewerVersion) {
+  const Architecture moe = Must(FindArchitecture("qwen3_moe"));
+  const TranslatedConfig translated = Must(moe.Translate(Must(ParseJson(R"({"model_type": "qwen3_moe", "num_local_experts": 4})"))));
+  EXPECT_EQ(translated.config.Dump(-1), R"({"model_type": "qwen3_moe", "num_local_experts": 4, "num_experts": 4})");
+  ASSERT_EQ(translated.changes.size(), 1U);
+  EXPECT_EQ(translated.changes[0].key, "num_experts");
+  EXPECT_TRUE(Must(moe.Translate(Must(ParseJson(R"({"model_type": "qwen3_moe", "num_experts": 4})")))).changes.empty());
+}
+
 TEST(ArchitectureTest, LabelsAreCountedByTheirNames) {
   const Architecture qwen2 = Must(FindArchitecture("qwen2"));
   const auto labels = [&](const char* extra) { return Must(qwen2.Expand(Config(extra), "Qwen2ForTokenClassification")).linears.find("score")->second.out_features; };
