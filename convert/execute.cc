@@ -255,16 +255,17 @@ class Executor {
       }
       // Neighbours in the source that stay neighbours are read at once.
       const TensorInfo& first = plan_.model->info(tensor.input);
+      const uint64_t from = plan_.InputOffset(tensor) + piece.from;
       uint64_t bytes = piece.bytes;
       for (++i; i < chunk.pieces.size(); ++i) {
         const Piece& follower = chunk.pieces[i];
         const PlannedTensor& next = plan_.tensors[follower.tensor];
         if (follower.padding || next.source != PlannedTensor::Source::kCopy || follower.from != 0) break;
         const TensorInfo& info = plan_.model->info(next.input);
-        if (info.file != first.file || info.offset != first.offset + piece.from + bytes) break;
+        if (info.file != first.file || info.offset + plan_.InputOffset(next) != first.offset + from + bytes) break;
         bytes += follower.bytes;
       }
-      QC_TRY(plan_.model->checkpoint->Read(first, piece.from, out.subspan(at, bytes)));
+      QC_TRY(plan_.model->checkpoint->Read(first, from, out.subspan(at, bytes)));
       at += bytes;
     }
     QC_TRY(files_[chunk.file].WriteAt(chunk.offset, out));

@@ -35,6 +35,7 @@ Manifest BeginManifest(const Plan& plan, const JobOptions& options, bool in_plac
     for (const std::string& id : *ids) list.items().push_back(Json::String(id));
     manifest.options.Set(key, std::move(list));
   }
+  if (options.text_only) manifest.options.Set("text_only", Json::Bool(true));
   if (options.allow_rounding) manifest.options.Set("allow_rounding", Json::Bool(true));
   if (options.undo) manifest.options.Set("undo", Json::Bool(true));
   manifest.verify = NameOf(options.verify);
@@ -65,11 +66,11 @@ void DescribeTensors(const Plan& plan, const Written& written, Manifest* manifes
     // How many bits a code has in the output: those of blocks are fixed, dense weights have none.
     const uint64_t bits = linear.layout->method.empty() ? 0 : linear.layout->same_codes ? linear.shape.bits : linear.layout->bits.back();
     manifest->linears.push_back({linear.name, SplitPart(first.name).first, std::string(linear.linear->layout->name), std::string(linear.layout->name), from.in_features, from.out_features,
-                                 from.group_size, linear.shape.group_size, from.bits, bits, std::string(NameOf(linear.exactness)), {}});
+                                 from.group_size, linear.shape.group_size, from.bits, bits, std::string(NameOf(linear.exactness)), {linear.linear->rows.first, linear.linear->rows.of}});
   }
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     const PlannedTensor& tensor = plan.tensors[i];
-    manifest->tensors.push_back({tensor.name, tensor.dtype, tensor.shape, plan.files[tensor.file].name, written.tensor_digests[i], SourcesOf(model, tensor), tensor.action, std::string(NameOf(tensor.exactness))});
+    manifest->tensors.push_back({tensor.name, tensor.dtype, tensor.shape, plan.files[tensor.file].name, written.tensor_digests[i], SourcesOf(model, tensor), tensor.action, std::string(NameOf(tensor.exactness)), {tensor.rows.first, tensor.rows.of}});
   }
   for (const DroppedTensor& drop : plan.dropped) {
     if (drop.action == "implied") continue;  // part of a linear, which is compared as a whole
@@ -228,7 +229,7 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   PlannedJob job;
   QC_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(options.in, options.links));
   job.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
-  QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros}));
+  QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros, options.text_only}));
   job.model = std::make_unique<Model>(std::move(model));
   QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs)}));
   if (options.undo) QC_TRY(CheckUndo(job.plan));

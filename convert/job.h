@@ -30,6 +30,7 @@ struct JobOptions {
   std::optional<uint64_t> shard_bytes;
   std::optional<std::string> layout;
   bool allow_rounding = false;
+  bool text_only = false;
   Links links = Links::kRefuse;
   Overwrite overwrite = Overwrite::kRefuse;
   VerifyLevel verify = VerifyLevel::kForward;

@@ -31,6 +31,7 @@ po::options_description VisibleOptions() {
       ("verify-read", text("FROM"), "cache: read back what programs would see (default); device: drop the cache first")
       ("layout", text("NAME"), "layout of the quantised linears, where the target takes several")
       ("allow-rounding", "accept values that change by rounding; the report says by how much")
+      ("text-only", "leave out the vision tower, for a target that has no place for it")
       ("shard-size", text("SIZE"), "largest shard, such as 5GB (default: the shards of the input)")
       ("drop", list("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
       ("only", list("ID"), "make this repair and no other (see --list-repairs); may be repeated")
@@ -125,6 +126,7 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
     job.jobs = static_cast<unsigned>(*jobs);
   }
   if (given.count("layout") != 0) job.layout = text("layout");
+  job.text_only = given.count("text-only") != 0;
   job.allow_rounding = given.count("allow-rounding") != 0;
   if (given.count("force") != 0) job.overwrite = Overwrite::kReplace;
   if (given.count("follow-links") != 0) job.links = Links::kFollow;

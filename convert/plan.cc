@@ -54,6 +54,10 @@ Exactness Plan::Worst() const {
   return worst;
 }
 
+uint64_t Plan::InputOffset(const PlannedTensor& tensor) const {
+  return tensor.rows.IsPart() ? tensor.rows.first * (model->info(tensor.input).bytes / tensor.rows.of) : 0;
+}
+
 std::string_view Plan::Method() const {
   const auto quantised = std::ranges::find_if(linears, [](const auto& entry) { return entry.second.quantised(); });
   return quantised == linears.end() ? "" : quantised->second.layout->method;
@@ -71,6 +75,11 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
     const auto first = std::ranges::find_if(model.linears, [](const auto& entry) { return entry.second.quantised(); });
     return Refused("target-architecture", "target '{}' cannot take model_type '{}' (linear '{}' and its like): {}", target.name, type, first->first, why);
   }
+  const bool gguf = target.container == Container::kGguf;
+  if (gguf && model.architecture.HasVision() && !model.text_only) {
+    return Refused("vision-gguf", "{} has a vision tower, for which GGUF has a file of its own (mmproj) that is not written; with --text-only its text model is converted alone", model.class_name);
+  }
+  if (model.text_only && !gguf) return Refused("text-only", "--text-only: target '{}' loads {} only whole; a text model alone can be written as GGUF", target.name, model.class_name);
   Plan plan;
   plan.model = &model;
   plan.target = target;
@@ -80,8 +89,13 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
   for (const Note& note : plan.notes) {
     if (FindRepair(note.id) != nullptr) plan.Makes(note.id, note.message);
   }
+  plan.notes.insert(plan.notes.end(), model.notes.begin(), model.notes.end());
   if (!target.warning.empty()) plan.notes.push_back({"target", target.warning});
-  plan.config = *model.checkpoint->config();
+  plan.config = model.config;
+  for (const ConfigChange& change : model.config_changes) {
+    QC_TRY(plan.Wants("family", change.key));
+    plan.edits.push_back({std::string(kConfigName), change.key, change.before, change.after, change.reason, false, "family"});
+  }
   for (const auto pass : {PassNames, PassBiases, PassHeads, PassLayouts, PassRepack, PassFloats, PassConfig, PassQuantConfig, PassContainer, PassFiles}) {
     QC_TRY(pass(&plan));
   }

@@ -37,7 +37,7 @@ struct PlannedLinear {
 
 struct PlannedTensor {
   enum class Source {
-    kCopy,    // the bytes of input tensor `input`
+    kCopy,    // the bytes of input tensor `input`, or of `rows` of it
     kZeros,   // zero bytes
     kEncode,  // part `part` of linear `linear`, decoded and encoded anew
     kCast,    // the elements of input tensor `input` in another dtype
@@ -49,6 +49,7 @@ struct PlannedTensor {
   uint64_t bytes = 0;
   Source source = Source::kCopy;
   TensorIndex input = 0;             // kCopy; for the others a tensor of the same linear
+  OutputRange rows;                  // kCopy, kCast: of the input, where it holds more
   const PlannedLinear* linear = nullptr;  // kEncode
   const PartCodec* part = nullptr;        // kEncode
   std::string action = "copy";
@@ -65,7 +66,7 @@ struct PlannedTensor {
 struct DroppedTensor {
   TensorIndex input = 0;
   std::string name;     // canonical, or the input's where there is none
-  std::string action;   // "zero-bias", "tied-head", "derived-buffer", "user", "implied" (by the new layout)
+  std::string action;   // "zero-bias", "tied-head", "derived-buffer", "user", "text-only", "implied" (by the new layout)
   std::string reason;
   std::optional<TensorIndex> same_as;  // "tied-head": the tensor it repeats
 };
@@ -125,6 +126,7 @@ struct Plan {
   uint64_t OutputBytes() const;    // all files, without manifest and sums
   std::vector<std::string> LayoutNames() const;  // of the linears in the output
   Exactness Worst() const;  // of all tensors
+  uint64_t InputOffset(const PlannedTensor& tensor) const;  // kCopy, kCast: its first byte in the input tensor
   std::string_view Method() const;  // of the quantised ones among them, "gptq"; they share one. Empty: all are dense
   // Index into `tensors` by name.
   std::map<std::string, size_t, std::less<>> ByName() const;

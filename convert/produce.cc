@@ -72,7 +72,7 @@ Status CastPiece(const Plan& plan, const PlannedTensor& tensor, uint64_t from, M
   const DtypeInfo& made = InfoOf(tensor.dtype);
   const auto elements = [&](uint64_t bytes) { return bytes * 8 / made.bits * made.block; };
   std::vector<std::byte> bytes(elements(out.size()) / in.block * in.bits / 8);
-  QC_TRY(plan.model->checkpoint->Read(info, elements(from) / in.block * in.bits / 8, bytes));
+  QC_TRY(plan.model->checkpoint->Read(info, plan.InputOffset(tensor) + elements(from) / in.block * in.bits / 8, bytes));
   Cast(bytes, info.dtype, out, tensor.dtype);
   return {};
 }

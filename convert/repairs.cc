@@ -20,6 +20,7 @@ constexpr auto kRepairs = std::to_array<Repair>({
     {"tensor-twice", "files", "one of several equal tensors is kept", "two shards hold it", kNothing},
     {"safetensors", "files", "the header is written anew: format in the metadata, aligned data, no gaps", "always", kNothing},
     {"file-names", "files", "files are named as transformers looks for them", "always", kNothing},
+    {"family", "names", "linears stored as one are cut apart, and the config is put in the words of the architecture that is written", "first-generation Qwen; a text model's config inside that of a vision model; num_local_experts without num_experts", kRefused},
     {"names", "names", "tensors are named as the architecture names them", "a wrapper left its prefix, or 'model.' is missing or doubled", kRefused},
     {"derived-buffer", "names", "buffers that the loader computes are left out", "rotary_emb.inv_freq and its kin are stored", kLeft},
     {"zero-bias", "biases", "biases of zeros are left out", "the architecture has none there", kLeft},

@@ -22,6 +22,14 @@ bool IsPart(std::string_view suffix) {
   return std::ranges::any_of(Layouts(), [&](const Layout& layout) { return layout.Part(suffix) != nullptr; });
 }
 
+// "vision_config.depth": of an object inside.
+const Json* FindPath(const Json& config, std::string_view path) {
+  const size_t dot = path.find('.');
+  if (dot == std::string_view::npos) return config.Find(path);
+  const Json* inner = config.Find(path.substr(0, dot));
+  return inner == nullptr ? nullptr : FindPath(*inner, path.substr(dot + 1));
+}
+
 // The named sizes of one model, from its config.
 class Sizes {
  public:
@@ -29,7 +37,13 @@ class Sizes {
     Sizes sizes;
     for (const auto& [symbol, rule] : definition.Find("sizes")->members()) {
       const std::string& key = rule.Find("key")->text();
-      const Json* value = config.Find(key);
+      const Json* value = FindPath(config, key);
+      // Labels are counted by their names, which loaders believe before the number.
+      const Json* names = rule.Find("names") == nullptr ? nullptr : config.Find(rule.Find("names")->text());
+      if (names != nullptr && !names->members().empty()) {
+        sizes.values_[symbol] = names->members().size();
+        continue;
+      }
       if (value != nullptr && !value->is_null()) {
         const std::optional<uint64_t> number = value->AsU64();
         const uint64_t limit = symbol == "L" ? kMaxLayers : kMaxSize;
@@ -118,6 +132,25 @@ Result<Json> LoadDefinition(std::string_view model_type) {
   return Extend(base_json, json);
 }
 
+// Other names for the same tensors, with the rows that each place takes.
+Status AddNames(const Json& names, const Sizes& sizes, Skeleton* skeleton) {
+  for (const auto& [pattern, places] : names.members()) {
+    std::vector<Place>& list = skeleton->names[pattern];
+    for (const Json& item : places.items()) {
+      Place place{item.Find("name")->text(), {}};
+      if (const Json* rows = item.Find("rows")) {
+        QC_ASSIGN(place.rows.first, sizes.Eval(rows->items()[0].text()));
+        QC_ASSIGN(const uint64_t end, sizes.Eval(rows->items()[1].text()));
+        place.rows.count = end - place.rows.first;
+        for (Place& other : list) other.rows.of = end;  // the last place ends where the linear does
+        place.rows.of = end;
+      }
+      list.push_back(std::move(place));
+    }
+  }
+  return {};
+}
+
 // "blk.3.ffn_up_exps.7" -> "blk.{layer}.ffn_up_exps.{expert}" and the two numbers.
 struct Numbered {
   std::string pattern;
@@ -152,7 +185,9 @@ std::vector<std::string> KnownArchitectures() { return EmbeddedNames("architectu
 
 Result<Architecture> FindArchitecture(const std::string& model_type) {
   QC_ASSIGN(Json definition, LoadDefinition(model_type));
-  return Architecture{model_type, std::move(definition)};
+  const Json* translate = definition.Find("translate");
+  const Json* other = translate == nullptr ? nullptr : translate->Find("model_type");
+  return Architecture{other == nullptr ? model_type : other->text(), std::move(definition)};
 }
 
 std::vector<std::string> Architecture::Classes() const {
@@ -171,6 +206,24 @@ Result<Skeleton> Architecture::Expand(const Json& config, const std::string& cla
     QC_ASSIGN(experts, sizes.Eval("E"));
   }
 
+  // How often a pattern is repeated: by layer, and by what the definition lists besides.
+  struct Loop {
+    std::string place;
+    uint64_t count = 1;
+  };
+  std::vector<Loop> loops = {{"{layer}", skeleton.layers}};
+  if (const Json* others = definition.Find("loops")) {
+    for (const auto& [name, size] : others->members()) {
+      loops.push_back({fmt::format("{{{}}}", name), 0});
+      QC_ASSIGN(loops.back().count, sizes.Eval(size.text()));
+      if (loops.back().count > kMaxLayers) return Malformed("config-size", "config.json: {} is {}, expected at most {}", definition.Find("sizes")->Find(size.text())->Find("key")->text(), loops.back().count, kMaxLayers);
+    }
+  }
+  const auto loop_of = [&](const std::string& pattern) {
+    const auto found = std::ranges::find_if(loops, [&](const Loop& loop) { return pattern.find(loop.place) != std::string::npos; });
+    return found == loops.end() ? Loop() : *found;
+  };
+
   for (const Json& item : definition.Find("tensors")->items()) {
     ExpectedTensor tensor;
     const std::string& pattern = item.Find("name")->text();
@@ -178,9 +231,9 @@ Result<Skeleton> Architecture::Expand(const Json& config, const std::string& cla
       QC_ASSIGN(const uint64_t size, sizes.Eval(dim.text()));
       tensor.shape.push_back(size);
     }
-    const uint64_t copies = pattern.find("{layer}") == std::string::npos ? 1 : skeleton.layers;
-    for (uint64_t layer = 0; layer < copies; ++layer) {
-      tensor.name = Replace(pattern, "{layer}", layer);
+    const Loop loop = loop_of(pattern);
+    for (uint64_t i = 0; i < loop.count; ++i) {
+      tensor.name = loop.place.empty() ? pattern : Replace(pattern, loop.place, i);
       skeleton.tensors.emplace(tensor.name, tensor);
     }
   }
@@ -192,22 +245,24 @@ Result<Skeleton> Architecture::Expand(const Json& config, const std::string& cla
     QC_ASSIGN(linear.out_features, sizes.Eval(item.Find("out")->text()));
     linear.bias = DeclaresBias(*item.Find("bias"), config);
     linear.router = item.Find("router") != nullptr;
-    linear.in_block = pattern.find("{layer}") != std::string::npos;
+    const Loop loop = loop_of(pattern);
+    linear.in_block = loop.place == "{layer}";
     if (const Json* tied = item.Find("tied_to")) linear.tied_to = tied->text();
     const Json* kind = item.Find("layers");
-    const uint64_t copies = linear.in_block ? skeleton.layers : 1;
     const uint64_t inner = pattern.find("{expert}") == std::string::npos ? 1 : experts;
-    if (copies * inner + skeleton.linears.size() > kMaxLinears) return Malformed("config-size", "config.json describes more than {} linears", kMaxLinears);
-    for (uint64_t layer = 0; layer < copies; ++layer) {
-      if (kind != nullptr && (kind->text() == "sparse") != IsSparse(config, layer)) continue;
+    if (loop.count * inner + skeleton.linears.size() > kMaxLinears) return Malformed("config-size", "config.json describes more than {} linears", kMaxLinears);
+    for (uint64_t i = 0; i < loop.count; ++i) {
+      if (kind != nullptr && (kind->text() == "sparse") != IsSparse(config, i)) continue;
+      const std::string placed = loop.place.empty() ? pattern : Replace(pattern, loop.place, i);
       for (uint64_t expert = 0; expert < inner; ++expert) {
-        linear.name = Replace(Replace(pattern, "{layer}", layer), "{expert}", expert);
+        linear.name = Replace(placed, "{expert}", expert);
         skeleton.linears.emplace(linear.name, linear);
       }
     }
     return {};
   };
   for (const Json& item : definition.Find("linears")->items()) QC_TRY(add_linear(item));
+  if (const Json* names = definition.Find("names")) QC_TRY(AddNames(*names, sizes, &skeleton));
   for (const Json& item : definition.Find("classes")->items()) {
     if (item.Find("name")->text() != class_name) continue;
     for (const Json& linear : item.Find("linears")->items()) QC_TRY(add_linear(linear));
@@ -228,6 +283,27 @@ std::optional<std::string> Architecture::GgufName(const std::string& canonical) 
   const Json* name = definition.Find("gguf")->Find(numbered.pattern);
   if (name == nullptr) return std::nullopt;
   return NumbersIn(name->text(), numbered) + "." + part;
+}
+
+std::vector<Place> Architecture::Places(const Skeleton& skeleton, const std::string& name) const {
+  std::string rest = name;
+  for (;;) {
+    const auto [base, part] = SplitPart(rest);
+    const Numbered numbered = NumbersOut(base);
+    if (const auto found = skeleton.names.find(numbered.pattern); found != skeleton.names.end() && IsPart(part)) {
+      std::vector<Place> places = found->second;
+      for (Place& place : places) place.name = NumbersIn(place.name, numbered);
+      const bool known = std::ranges::all_of(places, [&](const Place& place) { return skeleton.linears.contains(place.name) || skeleton.tensors.contains(place.name + "." + part); });
+      for (Place& place : places) place.name += "." + part;
+      if (known) return places;
+    }
+    const auto& wrappers = definition.Find("wrappers")->items();
+    const auto wrapper = std::ranges::find_if(wrappers, [&](const Json& item) { return rest.starts_with(item.text()); });
+    if (wrapper == wrappers.end()) break;
+    rest.erase(0, wrapper->text().size());
+  }
+  const std::optional<std::string> canonical = CanonicalName(skeleton, name);
+  return canonical.has_value() ? std::vector<Place>{{*canonical, {}}} : std::vector<Place>();
 }
 
 std::optional<std::string> Architecture::CanonicalName(const Skeleton& skeleton, const std::string& name) const {

@@ -29,10 +29,28 @@ struct ExpectedLinear {
   std::string tied_to;        // name of the embedding it may share its weight with, or empty
 };
 
+// Outputs of a stored linear, which are rows of its weight. Older families store some linears
+// as one: c_attn holds the outputs of q_proj, k_proj and v_proj behind each other.
+struct OutputRange {
+  uint64_t first = 0;
+  uint64_t count = 0;
+  uint64_t of = 0;  // outputs that are stored; 0: the range is all there is
+
+  bool IsPart() const { return of != 0; }
+};
+
+// Where a tensor of a file belongs.
+struct Place {
+  std::string name;  // canonical
+  OutputRange rows;
+};
+
 // Everything one model must hold, by name.
 struct Skeleton {
   std::map<std::string, ExpectedTensor, std::less<>> tensors;
   std::map<std::string, ExpectedLinear, std::less<>> linears;
+  // Names of another family for the same, without their last part: "transformer.h.{layer}.attn.c_attn".
+  std::map<std::string, std::vector<Place>, std::less<>> names;
   uint64_t layers = 0;
 
   // Is it a tensor of two dimensions, such as an embedding?
@@ -40,6 +58,21 @@ struct Skeleton {
     const auto found = tensors.find(tensor);
     return found != tensors.end() && found->second.shape.size() == 2;
   }
+};
+
+// What becomes of one key of config.json.
+struct ConfigChange {
+  std::string key;
+  std::optional<Json> before;
+  std::optional<Json> after;
+  std::string reason;
+};
+
+// A config in the words of the architecture that the model is read as.
+struct TranslatedConfig {
+  Json config;
+  std::vector<ConfigChange> changes;
+  std::vector<std::pair<std::string, std::string>> notes;  // id, message
 };
 
 struct Architecture {
@@ -54,12 +87,23 @@ struct Architecture {
   // kRefused "architecture-class" for a class the family does not have.
   Result<Skeleton> Expand(const Json& config, const std::string& class_name) const;
 
+  // The config of a family that is read as another one ("qwen" as "qwen2"), or whose text model
+  // has a config of its own inside (it is lifted out); of all others as it is.
+  // Errors: kRefused "architecture" for what the other cannot say; kMalformed "config-size".
+  Result<TranslatedConfig> Translate(const Json& config) const;
+
+  // Where the tensor belongs: one place, several for a linear that this architecture keeps
+  // apart, none if no way leads to a known name.
+  std::vector<Place> Places(const Skeleton& skeleton, const std::string& name) const;
   // The name as this architecture writes it: wrappers such as "module." or a doubled
   // "model." removed, a missing "model." added, names of GGUF translated. Nothing if no way leads to a known name.
   std::optional<std::string> CanonicalName(const Skeleton& skeleton, const std::string& name) const;
   // The name of a canonical tensor in a GGUF file; slices of stacked experts as containers/gguf
   // names them. Nothing if GGUF has no place for it.
   std::optional<std::string> GgufName(const std::string& canonical) const;
+  // Has it a vision tower, and is this canonical name in it?
+  bool HasVision() const { return definition.Find("vision") != nullptr; }
+  bool IsVision(std::string_view canonical) const { return HasVision() && canonical.starts_with(definition.Find("vision")->text()); }
   // A buffer that belongs in no checkpoint, such as rotary_emb.inv_freq.
   bool IsDerived(std::string_view name) const;
 };

@@ -18,7 +18,10 @@ struct Family {
   bool own_head_size;           // head_dim need not be hidden_size / heads
   bool normalises_router;       // llama.cpp: the weights of the chosen experts sum to 1
 };
+// The first of a key is the one that a file of that key is read as.
 constexpr std::array kFamilies = {
+    Family{"qwen2_vl", "qwen2vl", "Qwen2VLForConditionalGeneration", false, false, false},
+    Family{"qwen2_5_vl", "qwen2vl", "Qwen2_5_VLForConditionalGeneration", false, false, false},
     Family{"qwen2", "qwen2", "Qwen2ForCausalLM", false, false, false},
     Family{"qwen2_moe", "qwen2moe", "Qwen2MoeForCausalLM", true, false, false},
     Family{"qwen3", "qwen3", "Qwen3ForCausalLM", false, true, false},
@@ -122,7 +125,15 @@ Status PutRope(const Json& config_json, uint64_t context, ConfigReader* config) 
   const Json* named = inner("rope_type");
   if (named == nullptr) named = inner("type");
   const std::string type = named != nullptr ? named->text() : "default";
-  if (type == "default") return {};
+  if (const Json* sections = inner("mrope_section"); sections != nullptr) {
+    // Four numbers: time, height, width and one that is not used.
+    std::vector<int32_t> list;
+    for (const Json& item : sections->items()) list.push_back(static_cast<int32_t>(std::min<uint64_t>(item.AsU64().value_or(kMaxSize), kMaxSize)));
+    if (list.size() != 3) return Malformed("gguf-config", "config.json: mrope_section is {}, expected three numbers", ConfigReader::Shown(*sections));
+    list.push_back(0);
+    config->Put("rope.dimension_sections", GgufValue::I32s(list));
+  }
+  if (type == "default" || type == "mrope") return {};
   if (type != "linear" && type != "yarn") return Refused("gguf-config", "config.json: rope scaling '{}' cannot be expressed in GGUF for this architecture", Escape(type, 60));
   if (inner("factor") == nullptr) return Malformed("gguf-config", "config.json: rope scaling '{}' lacks 'factor'", type);
   QC_ASSIGN(const double factor, ConfigReader::Positive(*inner("factor"), "factor"));
@@ -213,7 +224,7 @@ Result<GgufValues> MakeGgufMetadata(const GgufModelFiles& files, uint32_t file_t
   const Json* type = files.config.Find("model_type");
   const auto* const family = std::ranges::find(kFamilies, type != nullptr ? type->text() : "", &Family::model_type);
   if (family == kFamilies.end()) {
-    return Refused("architecture", "config.json: model_type is {}; GGUF is written for qwen2, qwen2_moe, qwen3 and qwen3_moe", type != nullptr ? ConfigReader::Shown(*type) : "absent");
+    return Refused("architecture", "config.json: model_type is {}; GGUF is written for qwen2, qwen2_moe, qwen2_vl, qwen2_5_vl, qwen3 and qwen3_moe", type != nullptr ? ConfigReader::Shown(*type) : "absent");
   }
   GgufValues values;
   values.emplace_back("general.architecture", GgufValue::String(std::string(family->key)));
@@ -274,6 +285,11 @@ Status SetRope(const MetadataReader& reader, Json* config) {
   config->Set("rope_theta", std::move(theta));
   const GgufValue* type = reader.Find("rope.scaling.type");
   const std::string named(type != nullptr ? type->AsText().value_or("?") : "none");
+  if (const GgufValue* sections = reader.Find("rope.dimension_sections"); sections != nullptr && sections->is_array() && sections->size() >= 3) {
+    Json list = Json::Array();
+    for (size_t i = 0; i < 3; ++i) list.items().push_back(Json::Integer(sections->AsU64(i).value_or(0)));
+    config->Set("rope_scaling", Json::Object({{"mrope_section", std::move(list)}, {"rope_type", Json::String("mrope")}, {"type", Json::String("mrope")}}));
+  }
   if (named == "none") return {};
   if (named != "linear" && named != "yarn") return Refused("gguf-metadata", "'{}' is '{}'; linear and yarn can be expressed", reader.Key("rope.scaling.type"), Escape(named, 60));
   QC_ASSIGN(Json factor, reader.Number("rope.scaling.factor"));
@@ -323,7 +339,7 @@ Result<Json> ConfigFromGguf(const GgufValues& values, bool has_output_tensor) {
   if (architecture == nullptr || architecture->is_array() || !architecture->is_string()) return Malformed("gguf-metadata", "'general.architecture' is absent or no text");
   const auto* const family = std::ranges::find(kFamilies, *architecture->AsText(), &Family::key);
   if (family == kFamilies.end()) {
-    return Refused("architecture", "the file holds a model of architecture '{}'; qwen2, qwen2moe, qwen3 and qwen3moe can be read", Escape(*architecture->AsText(), 60));
+    return Refused("architecture", "the file holds a model of architecture '{}'; qwen2, qwen2moe, qwen2vl, qwen3 and qwen3moe can be read", Escape(*architecture->AsText(), 60));
   }
   const MetadataReader reader(values, family->key);
   QC_ASSIGN(const uint64_t layers, reader.Count("block_count", kMaxLayers));

@@ -6,7 +6,7 @@ namespace q2c {
 namespace {
 
 constexpr std::string_view kFormat = "qwen2-convert-manifest";
-constexpr std::string_view kVersion = "1.2";
+constexpr std::string_view kVersion = "1.2";  // 1.2: fingerprint, source_outputs and source_rows
 
 Json Strings(const std::vector<std::string>& texts) {
   Json list = Json::Array();
@@ -25,6 +25,10 @@ void AppendList(std::string* out, std::string_view key, const std::vector<Json>&
   *out += fmt::format("  \"{}\": [", key);
   for (size_t i = 0; i < items.size(); ++i) *out += fmt::format("{}\n    {}", i == 0 ? "" : ",", items[i].Dump(-1));
   *out += fmt::format("{}]{}\n", items.empty() ? "" : "\n  ", last ? "" : ",");
+}
+
+void SetRange(const char* key, const ManifestRange& range, Json* item) {
+  if (range.of > 0) item->Set(key, Json::Object({{"first", Json::Integer(range.first)}, {"of", Json::Integer(range.of)}}));
 }
 
 // Reads fields of one object; remembers the first that is wrong.
@@ -46,6 +50,14 @@ class Fields {
     const Json* value = json_.Find(key);
     if (value == nullptr || !value->is_array()) return Wrong(key), std::vector<Json>();
     return value->items();
+  }
+  ManifestRange Range(const char* key) {
+    const Json* value = json_.Find(key);
+    if (value == nullptr) return {};
+    const Json* first = value->Find("first");
+    const Json* of = value->Find("of");
+    if (first == nullptr || of == nullptr || !first->AsU64().has_value() || of->AsU64().value_or(0) == 0) return Wrong(key), ManifestRange();
+    return {*first->AsU64(), *of->AsU64()};
   }
   Status Check() const {
     if (wrong_.empty()) return {};
@@ -99,12 +111,14 @@ std::string WriteManifest(const Manifest& manifest) {
                                     {"layout", Json::String(linear.layout)}, {"in_features", Json::Integer(linear.in_features)}, {"out_features", Json::Integer(linear.out_features)},
                                     {"source_group_size", Json::Integer(linear.source_group_size)}, {"group_size", Json::Integer(linear.group_size)},
                                     {"source_bits", Json::Integer(linear.source_bits)}, {"bits", Json::Integer(linear.bits)}, {"exactness", Json::String(linear.exactness)}}));
+    SetRange("source_outputs", linear.source_outputs, &linears.back());
     SetDigests(linear.fingerprint, &linears.back());
   }
   std::vector<Json> tensors;
   for (const ManifestTensor& tensor : manifest.tensors) {
     tensors.push_back(Json::Object({{"name", Json::String(tensor.name)}, {"dtype", Json::String(NameOf(tensor.dtype))}, {"shape", ShapeJson(tensor.shape)}, {"file", Json::String(tensor.file)},
                                     {"xxh3_128", Json::String(tensor.xxh3)}, {"sources", Strings(tensor.sources)}, {"action", Json::String(tensor.action)}, {"exactness", Json::String(tensor.exactness)}}));
+    SetRange("source_rows", tensor.source_rows, &tensors.back());
   }
   std::vector<Json> dropped;
   for (const ManifestDrop& drop : manifest.dropped) {
@@ -150,7 +164,7 @@ Result<Manifest> ReadManifest(std::string_view text) {
     Fields fields(item);
     manifest.linears.push_back({fields.Text("name"), fields.Text("source"), fields.Text("source_layout"), fields.Text("layout"), fields.Number("in_features"),
                                 fields.Number("out_features"), fields.Number("source_group_size"), fields.Number("group_size"), fields.Number("source_bits"), fields.Number("bits"),
-                                fields.Text("exactness"), {}});
+                                fields.Text("exactness"), fields.Range("source_outputs")});
     QC_TRY(fields.Check());
     QC_ASSIGN(manifest.linears.back().fingerprint, ReadDigests(item));
   }
@@ -171,6 +185,7 @@ Result<Manifest> ReadManifest(std::string_view text) {
     for (const Json& source : fields.List("sources")) tensor.sources.push_back(source.text());
     tensor.action = fields.Text("action");
     tensor.exactness = fields.Text("exactness");
+    tensor.source_rows = fields.Range("source_rows");
     QC_TRY(fields.Check());
     manifest.tensors.push_back(std::move(tensor));
   }

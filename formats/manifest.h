@@ -22,6 +22,12 @@ struct ManifestDigests {
   std::string qlf1;
 };
 
+// Rows of a tensor of the input that holds more, or outputs of such a linear.
+struct ManifestRange {
+  uint64_t first = 0;
+  uint64_t of = 0;  // how many the input has; 0: it holds no more than the output
+};
+
 struct ManifestTensor {
   std::string name;
   Dtype dtype = Dtype::kF32;
@@ -31,11 +37,12 @@ struct ManifestTensor {
   std::vector<std::string> sources;  // names in the input; empty: made, not read
   std::string action;                // "copy", "zero-fill", "zeros-v2-to-v1", …
   std::string exactness;             // "same-bytes", "same-codes", "same-values", "rounded"
+  ManifestRange source_rows = {};         // shape[0] of them; for a tensor that is no part of a linear in `linears`
 };
 
 struct ManifestDrop {
   std::string name;    // in the input
-  std::string action;  // "zero-bias", "tied-head", "derived-buffer", "user"
+  std::string action;  // "zero-bias", "tied-head", "derived-buffer", "user", "text-only"
   std::string same_as;  // "tied-head": the input tensor it repeats
 };
 
@@ -60,7 +67,8 @@ struct ManifestLinear {
   uint64_t source_bits = 0;
   uint64_t bits = 0;        // in the output; 0 where the weight is dense
   std::string exactness;    // "same-codes", "same-values", "rounded"
-  ManifestDigests fingerprint;  // in the output
+  ManifestRange source_outputs = {};  // out_features of them
+  ManifestDigests fingerprint = {};  // in the output
 };
 
 struct Manifest {

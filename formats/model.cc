@@ -21,23 +21,42 @@ Status FindFamily(Model* model) {
   }
   const Json* type = config->Find("model_type");
   if (type == nullptr || !type->is_string()) return Malformed("config-type", "config.json: model_type is missing");
-  if (type->text() == "qwen") {
-    return Refused("architecture", "model_type 'qwen' is the first generation (transformer.h.N.attn.c_attn …), which this version does not convert");
-  }
   QC_ASSIGN(model->architecture, FindArchitecture(type->text()));
-  const Json* classes = config->Find("architectures");
+  QC_ASSIGN(TranslatedConfig translated, model->architecture.Translate(*config));
+  model->config = std::move(translated.config);
+  model->config_changes = std::move(translated.changes);
+  for (auto& [id, message] : translated.notes) model->notes.push_back({std::move(id), std::move(message)});
+  const Json* classes = model->config.Find("architectures");
   const bool named = classes != nullptr && classes->is_array() && !classes->items().empty() && classes->items()[0].is_string();
   model->class_name = named ? classes->items()[0].text() : model->architecture.Classes().front();
-  QC_ASSIGN(model->skeleton, model->architecture.Expand(*config, model->class_name));
-  const Json* tie = config->Find("tie_word_embeddings");
+  QC_ASSIGN(model->skeleton, model->architecture.Expand(model->config, model->class_name));
+  const Json* tie = model->config.Find("tie_word_embeddings");
   model->tied = tie != nullptr && tie->AsBool().value_or(false);
   return {};
+}
+
+// Puts tensor `i` where it belongs.
+void Assign(TensorIndex i, const Place& place, Model* model) {
+  const TensorInfo& info = model->info(i);
+  const auto [linear, part] = SplitPart(place.name);
+  const auto matrix = model->skeleton.tensors.find(linear + ".weight");
+  // An embedding in the parts of a layout is treated as the linear that it is stored as.
+  const bool packed = info.dtype == Dtype::kU32 && part == "weight" && model->skeleton.IsMatrix(place.name);
+  if (model->skeleton.tensors.contains(place.name) && !packed) {
+    model->tensors[place.name] = i;
+    return;
+  }
+  Linear& entry = model->linears[linear];
+  if (matrix == model->skeleton.tensors.end()) entry.expected = model->skeleton.linears.find(linear)->second;
+  else entry.expected = {linear, matrix->second.shape[1], matrix->second.shape[0], false, false, false, ""};
+  entry.parts[part] = i;
+  entry.rows = place.rows;
 }
 
 // Gives every tensor of the file its place.
 Status AssignTensors(const ModelOptions& options, Model* model) {
   const std::vector<TensorInfo>& tensors = model->checkpoint->tensors();
-  model->canonical.resize(tensors.size());
+  model->places.resize(tensors.size());
   std::map<std::string, TensorIndex> taken;
   std::vector<std::string> unknown;
   for (TensorIndex i = 0; i < tensors.size(); ++i) {
@@ -51,27 +70,19 @@ Status AssignTensors(const ModelOptions& options, Model* model) {
       model->derived.push_back(i);
       continue;
     }
-    const std::optional<std::string> canonical = model->architecture.CanonicalName(model->skeleton, name);
-    if (!canonical.has_value()) {
-      unknown.push_back(name);
+    model->places[i] = model->architecture.Places(model->skeleton, name);
+    if (options.text_only && !model->places[i].empty() && model->architecture.IsVision(model->places[i].front().name)) {
+      model->places[i].clear();
+      model->vision.push_back(i);
       continue;
     }
-    if (const auto [other, fresh] = taken.emplace(*canonical, i); !fresh) {
-      QC_TRY(options.Keep(Malformed("tensor-twice", "tensors '{}' and '{}' both mean '{}'", Escape(tensors[other->second].name), Escape(name), Escape(*canonical))));
-      continue;
-    }
-    model->canonical[i] = *canonical;
-    const auto [linear, part] = SplitPart(*canonical);
-    const auto matrix = model->skeleton.tensors.find(linear + ".weight");
-    // An embedding in the parts of a layout is treated as the linear that it is stored as.
-    const bool packed = tensors[i].dtype == Dtype::kU32 && part == "weight" && model->skeleton.IsMatrix(*canonical);
-    if (model->skeleton.tensors.contains(*canonical) && !packed) {
-      model->tensors[*canonical] = i;
-    } else {
-      Linear& entry = model->linears[linear];
-      if (matrix == model->skeleton.tensors.end()) entry.expected = model->skeleton.linears.find(linear)->second;
-      else entry.expected = {linear, matrix->second.shape[1], matrix->second.shape[0], false, false, false, ""};
-      entry.parts[part] = i;
+    if (model->places[i].empty()) unknown.push_back(name);
+    for (const Place& place : model->places[i]) {
+      if (const auto [other, fresh] = taken.emplace(place.name, i); !fresh) {
+        QC_TRY(options.Keep(Malformed("tensor-twice", "tensors '{}' and '{}' both mean '{}'", Escape(tensors[other->second].name), Escape(name), Escape(place.name))));
+        continue;
+      }
+      Assign(i, place, model);
     }
   }
   if (!unknown.empty()) {
@@ -83,9 +94,17 @@ Status AssignTensors(const ModelOptions& options, Model* model) {
   return {};
 }
 
+// From here on the model is one without a vision tower.
+void LeaveOutVision(Model* model) {
+  model->text_only = true;
+  std::erase_if(model->skeleton.tensors, [&](const auto& entry) { return model->architecture.IsVision(entry.first); });
+  std::erase_if(model->skeleton.linears, [&](const auto& entry) { return model->architecture.IsVision(entry.first); });
+}
+
 Error Missing(const Model& model, const std::string& name, std::string what) {
   for (const auto& [i, glob] : model.dropped) {
-    if (model.architecture.CanonicalName(model.skeleton, model.info(i).name) != name) continue;
+    const std::vector<Place> places = model.architecture.Places(model.skeleton, model.info(i).name);
+    if (std::ranges::find(places, name, &Place::name) == places.end()) continue;
     return Refused("drop-needed", "--drop={} matches tensor '{}', which {} cannot do without", Escape(glob), Escape(name), model.class_name);
   }
   return Malformed("tensor-missing", "{}; complete the download or take the original checkpoint", what);
@@ -121,8 +140,8 @@ Status Recognise(const Model& model, const std::string& name, Linear* linear) {
   if (model.quant.has_value()) hints = {model.quant->quant_method, model.quant->checkpoint_format, model.quant->bits, model.quant->group_size};
   if (const auto bias = linear->Part("bias"); bias.has_value()) {
     const TensorInfo& info = model.info(*bias);
-    if (info.shape != Shape{linear->expected.out_features}) {
-      return Malformed("tensor-shape", "tensor '{}': shape {}, expected [{}], one for each output", Escape(info.name), ShapeText(info.shape), linear->expected.out_features);
+    if (info.shape != Shape{linear->StoredOutputs()}) {
+      return Malformed("tensor-shape", "tensor '{}': shape {}, expected [{}], one for each output", Escape(info.name), ShapeText(info.shape), linear->StoredOutputs());
     }
     if (!IsFloat16Or32(info.dtype)) return Malformed("tensor-dtype", "tensor '{}': dtype {}, expected F16, BF16 or F32", Escape(info.name), NameOf(info.dtype));
   }
@@ -130,10 +149,11 @@ Status Recognise(const Model& model, const std::string& name, Linear* linear) {
   // A head in blocks is a float tensor that its file stores so, like the embedding it may be tied to.
   const bool float_head = weight.has_value() && InfoOf(model.info(*weight).dtype).block > 1 && !linear->expected.in_block;
   for (const Layout& layout : float_head ? std::span<const Layout>() : Layouts()) {
-    QC_ASSIGN(const std::optional<QuantShape> shape, layout.detect(name, linear->expected.in_features, linear->expected.out_features, parts, hints));
+    QC_ASSIGN(const std::optional<QuantShape> shape, layout.detect(name, linear->expected.in_features, linear->StoredOutputs(), parts, hints));
     if (!shape.has_value()) continue;
     linear->layout = &layout;
     linear->traits.shape = *shape;
+    linear->traits.shape.out_features = linear->expected.out_features;
     break;
   }
   if (linear->layout == nullptr) {
@@ -143,7 +163,7 @@ Status Recognise(const Model& model, const std::string& name, Linear* linear) {
       return Malformed("tensor-missing", "linear '{}' has no weight and no parts of a quantised one", Escape(name));
     }
     const TensorInfo& info = model.info(*weight);
-    const Shape expected = {linear->expected.out_features, linear->expected.in_features};
+    const Shape expected = {linear->StoredOutputs(), linear->expected.in_features};
     const bool row = linear->expected.out_features == 1 && info.shape == Shape{linear->expected.in_features};  // GGUF drops the dimension
     if (info.shape != expected && !row) {
       return Malformed("tensor-shape", "tensor '{}': shape {}, expected {} by config.json", Escape(info.name), ShapeText(info.shape), ShapeText(expected));
@@ -202,6 +222,7 @@ Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& 
     }
   }
   QC_TRY(AssignTensors(options, &model));
+  if (options.text_only) LeaveOutVision(&model);
   QC_TRY(CheckShapes(options, model));
   bool broken = false;
   for (auto it = model.linears.begin(); it != model.linears.end();) {
@@ -239,7 +260,7 @@ Result<QuantLinear> DecodeLinear(const Model& model, const Linear& linear, uint8
     return index.has_value() ? &model.info(*index) : nullptr;
   };
   source.read = [&](const TensorInfo& part, uint64_t offset, MutableBytes out) { return model.checkpoint->Read(part, offset, out); };
-  return DecodeTile(*linear.layout, linear.traits.shape, source, components, tile);
+  return DecodeTile(*linear.layout, linear.StoredShape(), source, components, {tile.first_input, tile.inputs, linear.rows.first + tile.first_output, tile.outputs});
 }
 
 Result<QuantLinear> DecodeLinear(const Model& model, const Linear& linear, uint8_t components) {

@@ -22,18 +22,27 @@ using TensorIndex = size_t;
 struct Linear {
   ExpectedLinear expected;
   std::map<std::string, TensorIndex> parts;  // by suffix: "qweight", "bias", "weight", …
+  OutputRange rows;                          // of what the parts hold, where that is more than this linear
   const Layout* layout = nullptr;            // null: a float linear
   QuantTraits traits;                        // of a quantised one
   ZeroSample zeros;
   uint64_t wrapped_zeros = 0;                // v1 fields of all ones
 
   bool quantised() const { return layout != nullptr; }
+  // Outputs of the parts, and their shape.
+  uint64_t StoredOutputs() const { return rows.IsPart() ? rows.of : expected.out_features; }
+  QuantShape StoredShape() const {
+    QuantShape shape = traits.shape;
+    shape.out_features = StoredOutputs();
+    return shape;
+  }
   std::optional<TensorIndex> Part(std::string_view suffix) const;
 };
 
 struct ModelOptions {
   std::vector<std::string> drop;                // globs of tensor names to leave out
   std::optional<ZeroConvention> zeros;          // said by the user; overrides the evidence
+  bool text_only = false;                       // leave out a vision tower
   Defects* defects = nullptr;                   // where to put what is wrong, to go on after it; what is broken is left out of the model
 
   Status Keep(Error error) const { return KeepOrFail(defects, std::move(error)); }
@@ -44,13 +53,18 @@ struct Model {
   const Checkpoint* checkpoint = nullptr;
   Architecture architecture;
   std::string class_name;
+  Json config;                                        // config.json in the words of `architecture`
+  std::vector<ConfigChange> config_changes;           // what that took
+  std::vector<Note> notes;
   Skeleton skeleton;
   std::optional<QuantConfig> quant;
-  std::vector<std::string> canonical;                 // by TensorIndex; empty: dropped
+  std::vector<std::vector<Place>> places;             // by TensorIndex; empty: dropped
   std::map<std::string, TensorIndex> tensors;         // canonical name -> tensor, those of no linear
   std::map<std::string, Linear> linears;              // by canonical name
   std::vector<TensorIndex> derived;                   // buffers such as rotary_emb.inv_freq
   std::vector<std::pair<TensorIndex, std::string>> dropped;  // by the user's globs: tensor, glob
+  std::vector<TensorIndex> vision;                    // left out with text_only
+  bool text_only = false;
   bool tied = false;                                  // tie_word_embeddings in effect
   ZeroVerdict zero_verdict;
   bool zero_label_wrong = false;                      // the config names the other convention

@@ -22,6 +22,7 @@ Status SampleCodes(const Model& model, const Linear& linear, const std::vector<u
     group_index = std::move(decoded.group_index);
   }
   const uint64_t columns = std::min(kColumns, s.out_features);
+  const uint64_t stored_columns = linear.StoredOutputs();
   const auto all_ones = static_cast<uint16_t>(s.MaxCode());
   std::vector<std::byte> rows(4 * columns * s.bits);
   double sum = 0;
@@ -29,7 +30,7 @@ Status SampleCodes(const Model& model, const Linear& linear, const std::vector<u
   for (uint64_t i = 0; i < std::min(kUnits, units); ++i) {
     const uint64_t unit = i * units / std::min(kUnits, units);
     for (uint64_t r = 0; r < s.bits; ++r) {
-      const uint64_t word = (unit * s.bits + r) * s.out_features;
+      const uint64_t word = (unit * s.bits + r) * stored_columns + linear.rows.first;
       QC_TRY(model.checkpoint->Read(qweight, 4 * word, MutableBytes(rows).subspan(4 * columns * r, 4 * columns)));
     }
     for (uint64_t n = 0; n < columns; ++n) {
@@ -82,7 +83,11 @@ Status CheckScales(const Model& model, const TensorInfo& scales) {
 Status SampleZeros(const Model& model, Linear* linear) {
   const QuantShape& s = linear->traits.shape;
   QC_ASSIGN(const std::vector<std::byte> qzeros, model.checkpoint->ReadWhole(model.info(*linear->Part("qzeros"))));
-  const std::vector<uint16_t> fields = ReadZeroFields(qzeros, s);
+  QuantLinear stored;
+  stored.shape = linear->StoredShape();
+  stored.zeros = ReadZeroFields(qzeros, stored.shape);
+  CutOutputs(linear->rows.first, s.out_features, &stored);
+  const std::vector<uint16_t>& fields = stored.zeros;
   const auto [smallest, largest] = std::ranges::minmax_element(fields);
   linear->zeros = {*smallest, *largest, 0, s.bits, 0, 0};
   linear->zeros.all_ones = static_cast<uint64_t>(std::ranges::count(fields, static_cast<uint16_t>(s.MaxCode())));

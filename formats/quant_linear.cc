@@ -25,7 +25,32 @@ std::vector<T> RepeatRows(const std::vector<T>& rows, uint64_t row, uint64_t gro
   return out;
 }
 
+// The same columns of every row; `width` entries a column.
+template <typename T>
+void CutColumns(uint64_t first, uint64_t count, uint64_t all, uint64_t width, std::vector<T>* rows) {
+  if (count == all) return;
+  std::vector<T> out;
+  out.reserve(rows->size() / all * count);
+  for (size_t row = 0; row < rows->size(); row += all * width) {
+    const auto from = rows->begin() + static_cast<std::ptrdiff_t>(row + first * width);
+    out.insert(out.end(), from, from + static_cast<std::ptrdiff_t>(count * width));
+  }
+  *rows = std::move(out);
+}
+
 }  // namespace
+
+void CutOutputs(uint64_t first, uint64_t count, QuantLinear* linear) {
+  QuantShape& shape = linear->shape;
+  const uint64_t all = shape.out_features;
+  if (count == all) return;
+  const uint64_t words = linear->codes.size() / all;
+  if (words > 0) linear->codes = {linear->codes.begin() + static_cast<std::ptrdiff_t>(first * words), linear->codes.begin() + static_cast<std::ptrdiff_t>((first + count) * words)};
+  CutColumns(first, count, all, 1, &linear->zeros);
+  CutColumns(first, count, all, 1, &linear->offsets);
+  CutColumns(first, count, all, InfoOf(linear->scale_dtype).bits / 8, &linear->scales);
+  shape.out_features = count;
+}
 
 void SplitGroups(uint64_t group_size, QuantLinear* linear) {
   QuantShape& shape = linear->shape;

@@ -76,6 +76,9 @@ inline bool IsTrivial(const std::vector<int32_t>& group_index, uint64_t group_si
 // A multiple of the size undoes that: groups are joined and take the zeros and scales of their first.
 void SplitGroups(uint64_t group_size, QuantLinear* linear);
 
+// Leaves the outputs [first, first + count) only.
+void CutOutputs(uint64_t first, uint64_t count, QuantLinear* linear);
+
 // All codes of output n, one a byte. `codes` has in_features entries.
 void UnpackRow(const QuantLinear& linear, uint64_t output, uint8_t* codes);
 // The reverse: packs in_features codes into row n.

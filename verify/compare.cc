@@ -1,5 +1,6 @@
 #include "verify/compare.h"
 
+#include <array>
 #include <cmath>
 #include <set>
 
@@ -24,7 +25,10 @@ Status CheckDropped(const Checkpoint& source, const ManifestDrop& drop) {
     QC_ASSIGN(const bool same, SameBytes(source, *tensor, source, *twin));
     if (!same) return Mismatch("exact-dropped", "tensor '{}' was left out as a repetition of '{}', but differs from it", Escape(drop.name), Escape(drop.same_as));
   } else if (drop.action == "derived-buffer") {
-    if (drop.name.find("rotary_emb.") == std::string::npos) return Mismatch("exact-dropped", "tensor '{}' was left out as a buffer, but is none", Escape(drop.name));
+    constexpr std::array<std::string_view, 3> kBuffers = {"rotary_emb.", ".attn.masked_bias", ".attn.logn_tensor"};
+    if (std::ranges::none_of(kBuffers, [&](std::string_view buffer) { return drop.name.find(buffer) != std::string::npos; })) return Mismatch("exact-dropped", "tensor '{}' was left out as a buffer, but is none", Escape(drop.name));
+  } else if (drop.action == "text-only") {
+    if (drop.name.find("visual.") == std::string::npos) return Mismatch("exact-dropped", "tensor '{}' was left out as a part of the vision tower, but is none", Escape(drop.name));
   } else if (drop.action != "user") {
     return Mismatch("exact-dropped", "tensor '{}' was left out for a reason that is not known: '{}'", Escape(drop.name), Escape(drop.action));
   }
@@ -33,6 +37,36 @@ Status CheckDropped(const Checkpoint& source, const ManifestDrop& drop) {
 
 void AddParts(std::string_view linear, std::string_view layout, std::set<std::string>* names) {
   for (const std::string_view part : ReferenceParts(layout)) names->insert(fmt::format("{}.{}", linear, part));
+}
+
+// What the input keeps as one and the output in pieces must be there whole: the pieces follow
+// each other without a gap.
+Status CheckRanges(const Manifest& manifest) {
+  struct Piece {
+    uint64_t first;
+    uint64_t count;
+    uint64_t of;
+  };
+  std::map<std::string, std::vector<Piece>> pieces;
+  for (const ManifestLinear& linear : manifest.linears) {
+    if (linear.source_outputs.of > 0) pieces[linear.source].push_back({linear.source_outputs.first, linear.out_features, linear.source_outputs.of});
+  }
+  for (const ManifestTensor& tensor : manifest.tensors) {
+    if (tensor.source_rows.of == 0) continue;
+    if (tensor.sources.size() != 1 || tensor.shape.empty()) return Mismatch("exact-tensor", "tensor '{}' is said to be rows of no one tensor", Escape(tensor.name));
+    pieces[tensor.sources.front()].push_back({tensor.source_rows.first, tensor.shape.front(), tensor.source_rows.of});
+  }
+  for (auto& [source, list] : pieces) {
+    std::ranges::sort(list, {}, &Piece::first);
+    uint64_t next = 0;
+    for (const Piece& piece : list) {
+      if (piece.first != next || piece.of != list.front().of) return Mismatch("exact-lost", "'{}' of the input is said to be cut at output {}, expected a piece from {} on, all of {}", Escape(source), piece.first, next, list.front().of);
+      if (piece.count > piece.of - next) return Mismatch("exact-lost", "'{}' of the input is said to have {} outputs, a piece from {} on has {}", Escape(source), piece.of, next, piece.count);
+      next += piece.count;
+    }
+    if (next != list.front().of) return Mismatch("exact-lost", "outputs {} to {} of '{}' of the input are in no piece of the output", next, list.front().of - 1, Escape(source));
+  }
+  return {};
 }
 
 // Every tensor of the input and of the output must have its place in the manifest. The parts
@@ -51,6 +85,7 @@ Status CheckAccounts(const Checkpoint& source, const Checkpoint& output, const M
     }
   }
   for (const ManifestDrop& drop : manifest.dropped) used.insert(drop.name);
+  QC_TRY(CheckRanges(manifest));
   for (const TensorInfo& tensor : source.tensors()) {
     if (!used.contains(tensor.name)) return Mismatch("exact-lost", "tensor '{}' of the input is neither in the output nor left out for a reason", Escape(tensor.name));
   }
@@ -76,7 +111,7 @@ Result<Comparison> Comparison::Begin(const Checkpoint& source, const Checkpoint&
     comparison.compared_.weights += claim.in_features * claim.out_features;
     auto work = std::make_unique<Work>();
     work->claim = &claim;
-    if (!comparison.work_.emplace(claim.source, std::move(work)).second) return Mismatch("exact-linear", "linear '{}' is twice in the manifest", Escape(claim.source));
+    if (!comparison.work_.emplace(std::pair(claim.source, claim.source_outputs.first), std::move(work)).second) return Mismatch("exact-linear", "linear '{}' is twice in the manifest", Escape(claim.source));
   }
   comparison.compared_.linears = manifest.linears.size();
   for (const ManifestTensor& tensor : manifest.tensors) {
@@ -91,16 +126,16 @@ LinearTask Comparison::Task(Work* work) {
   const ManifestLinear& claim = *work->claim;
   const uint64_t group_size = claim.bits == 0 ? claim.source_group_size : claim.group_size;
   LinearTask task;
-  task.sides.push_back({{source_, claim.source, claim.source_layout, claim.in_features, claim.out_features, claim.source_group_size, claim.source_bits}});
-  task.sides.push_back({{output_, claim.name, claim.layout, claim.in_features, claim.out_features, group_size, claim.bits}});
+  task.sides.push_back({{source_, claim.source, claim.source_layout, claim.in_features, claim.out_features, claim.source_group_size, claim.source_bits, claim.source_outputs.first, claim.source_outputs.of}});
+  task.sides.push_back({{output_, claim.name, claim.layout, claim.in_features, claim.out_features, group_size, claim.bits, 0, 0}});
   // Strips run side by side: each has a place of its own before they start.
   task.begin_strip = [work](uint64_t first_output) { work->strips[first_output] = {}; };
   task.check = [work](uint64_t first_output) { return CompareLinear(*work->claim, &work->strips.at(first_output)); };
   return task;
 }
 
-std::optional<LinearTask> Comparison::Take(const std::string& source_name) {
-  const auto found = work_.find(source_name);
+std::optional<LinearTask> Comparison::Take(const StoredLinear& linear) {
+  const auto found = work_.find({linear.name, linear.first_output});
   if (found == work_.end() || found->second->taken) return std::nullopt;
   return Task(found->second.get());
 }

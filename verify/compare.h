@@ -34,9 +34,9 @@ class Comparison {
   // Checks the accounts. Errors: kFindings "exact-…".
   static Result<Comparison> Begin(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest);
 
-  // The linear that is stored under this name in the source, as a task that compares both
-  // sides; nothing if the manifest has none. Each linear once.
-  std::optional<LinearTask> Take(const std::string& source_name);
+  // The linear of the source, as a task that compares both sides; nothing if the manifest has
+  // none under that name that begins with that output. Each linear once.
+  std::optional<LinearTask> Take(const StoredLinear& linear);
   // Those that nobody took.
   std::vector<LinearTask> TakeRest();
   // Every tensor that is no part of a linear. Errors: kFindings "exact-tensor".
@@ -53,7 +53,7 @@ class Comparison {
 
   const Checkpoint* source_ = nullptr;
   const Checkpoint* output_ = nullptr;
-  std::map<std::string, std::unique_ptr<Work>> work_;  // by name in the source
+  std::map<std::pair<std::string, uint64_t>, std::unique_ptr<Work>> work_;  // by name and first output in the source
   std::vector<const ManifestTensor*> others_;
   std::vector<Measure> other_measures_;
   Compared compared_;

@@ -28,7 +28,19 @@ Shape WithoutLeadingOnes(const Shape& shape) {
   return {first, shape.end()};
 }
 
-uint64_t ElementsOf(const TensorInfo& tensor) { return tensor.bytes / (InfoOf(tensor.dtype).bits / 8) * InfoOf(tensor.dtype).block; }
+// A tensor of the source, or rows of it.
+struct Read {
+  const TensorInfo& tensor;
+  Shape shape;
+  uint64_t skip = 0;  // bytes before the first row
+
+  Dtype dtype() const { return tensor.dtype; }
+  uint64_t Elements() const {
+    uint64_t elements = 1;
+    for (const uint64_t dim : shape) elements *= dim;  // a tensor that lies in a file: no overflow
+    return elements;
+  }
+};
 
 // Both tensors side by side, in pieces of as many elements.
 struct Piece {
@@ -37,16 +49,16 @@ struct Piece {
   std::vector<std::byte> written;
 };
 template <typename Handle>
-Status InPieces(const Checkpoint& source, const TensorInfo& read, const Checkpoint& output, const TensorInfo& written, Handle handle) {
-  const auto bytes = [](const TensorInfo& tensor, uint64_t elements) { return elements / InfoOf(tensor.dtype).block * (InfoOf(tensor.dtype).bits / 8); };
+Status InPieces(const Checkpoint& source, const Read& read, const Checkpoint& output, const TensorInfo& written, Handle handle) {
+  const auto bytes = [](Dtype dtype, uint64_t elements) { return elements / InfoOf(dtype).block * (InfoOf(dtype).bits / 8); };
   Piece piece;
-  const uint64_t elements = ElementsOf(read);
+  const uint64_t elements = read.Elements();
   for (; piece.first < elements; piece.first += kPieceElements) {
     const uint64_t count = std::min(kPieceElements, elements - piece.first);
-    piece.read.resize(bytes(read, count));
-    piece.written.resize(bytes(written, count));
-    QC_TRY(source.Read(read, bytes(read, piece.first), piece.read));
-    QC_TRY(output.Read(written, bytes(written, piece.first), piece.written));
+    piece.read.resize(bytes(read.dtype(), count));
+    piece.written.resize(bytes(written.dtype, count));
+    QC_TRY(source.Read(read.tensor, read.skip + bytes(read.dtype(), piece.first), piece.read));
+    QC_TRY(output.Read(written, bytes(written.dtype, piece.first), piece.written));
     QC_TRY(handle(piece));
   }
   return {};
@@ -57,12 +69,12 @@ Error Differ(const TensorInfo& written, uint64_t element, double before, double 
 }
 
 // A float dtype for another.
-Status CompareCast(const Checkpoint& source, const TensorInfo& read, const Checkpoint& output, const TensorInfo& written, bool rounded, Measure* measure) {
-  if (!IsFloat16Or32(read.dtype) || !IsFloat16Or32(written.dtype)) {
-    return Mismatch("exact-tensor", "tensor '{}' is said to be cast from {} to {}, which are not both floats", Escape(written.name), NameOf(read.dtype), NameOf(written.dtype));
+Status CompareCast(const Checkpoint& source, const Read& read, const Checkpoint& output, const TensorInfo& written, bool rounded, Measure* measure) {
+  if (!IsFloat16Or32(read.dtype()) || !IsFloat16Or32(written.dtype)) {
+    return Mismatch("exact-tensor", "tensor '{}' is said to be cast from {} to {}, which are not both floats", Escape(written.name), NameOf(read.dtype()), NameOf(written.dtype));
   }
   return InPieces(source, read, output, written, [&](const Piece& piece) -> Status {
-    const std::vector<uint32_t> before = WidenBits(piece.read, read.dtype);
+    const std::vector<uint32_t> before = WidenBits(piece.read, read.dtype());
     const std::vector<uint32_t> after = WidenBits(piece.written, written.dtype);
     for (size_t i = 0; i < before.size(); ++i) {
       const double exact = NumberOf(before[i]);
@@ -79,13 +91,13 @@ Status CompareCast(const Checkpoint& source, const TensorInfo& read, const Check
 }
 
 // Blocks of 32 as GGUF's reference quantiser makes them: the largest becomes ±127.
-Status CompareQuantised(const Checkpoint& source, const TensorInfo& read, const Checkpoint& output, const TensorInfo& written, Measure* measure) {
-  if (!IsFloat16Or32(read.dtype) || written.dtype != Dtype::kQ8_0 || read.shape.empty() || read.shape.back() % kBlock != 0) {
-    return Mismatch("exact-tensor", "tensor '{}' is said to be quantised from {} {} to {}; expected rows of blocks of 32 floats and Q8_0", Escape(written.name), NameOf(read.dtype), ShapeText(read.shape),
+Status CompareQuantised(const Checkpoint& source, const Read& read, const Checkpoint& output, const TensorInfo& written, Measure* measure) {
+  if (!IsFloat16Or32(read.dtype()) || written.dtype != Dtype::kQ8_0 || read.shape.empty() || read.shape.back() % kBlock != 0) {
+    return Mismatch("exact-tensor", "tensor '{}' is said to be quantised from {} {} to {}; expected rows of blocks of 32 floats and Q8_0", Escape(written.name), NameOf(read.dtype()), ShapeText(read.shape),
                     NameOf(written.dtype));
   }
   return InPieces(source, read, output, written, [&](const Piece& piece) -> Status {
-    const std::vector<uint32_t> before = WidenBits(piece.read, read.dtype);
+    const std::vector<uint32_t> before = WidenBits(piece.read, read.dtype());
     for (size_t b = 0; b < before.size() / kBlock; ++b) {
       const std::byte* block = piece.written.data() + b * 34;
       const uint64_t first = piece.first + b * kBlock;
@@ -121,12 +133,12 @@ Status CompareQuantised(const Checkpoint& source, const TensorInfo& read, const 
 }
 
 // Blocks back to float32; no product needs a rounding, only Q4_1's sum does.
-Status CompareDequantised(const Checkpoint& source, const TensorInfo& read, const Checkpoint& output, const TensorInfo& written, bool rounded, Measure* measure) {
-  const bool known = read.dtype == Dtype::kQ8_0 || read.dtype == Dtype::kQ4_0 || read.dtype == Dtype::kQ4_1;
+Status CompareDequantised(const Checkpoint& source, const Read& read, const Checkpoint& output, const TensorInfo& written, bool rounded, Measure* measure) {
+  const bool known = read.dtype() == Dtype::kQ8_0 || read.dtype() == Dtype::kQ4_0 || read.dtype() == Dtype::kQ4_1;
   if (!known || !IsFloat16Or32(written.dtype)) {
-    return Mismatch("exact-tensor", "tensor '{}' is said to be dequantised from {} to {}; expected blocks and floats", Escape(written.name), NameOf(read.dtype), NameOf(written.dtype));
+    return Mismatch("exact-tensor", "tensor '{}' is said to be dequantised from {} to {}; expected blocks and floats", Escape(written.name), NameOf(read.dtype()), NameOf(written.dtype));
   }
-  const size_t width = InfoOf(read.dtype).bits / 8;
+  const size_t width = InfoOf(read.dtype()).bits / 8;
   return InPieces(source, read, output, written, [&](const Piece& piece) -> Status {
     const std::vector<uint32_t> after = WidenBits(piece.written, written.dtype);
     for (size_t i = 0; i < after.size(); ++i) {
@@ -135,8 +147,8 @@ Status CompareDequantised(const Checkpoint& source, const TensorInfo& read, cons
       const double scale = HalfToFloat(Load<uint16_t>(block));
       const auto nibble = [&] { return static_cast<int>((std::to_integer<uint32_t>(block[width - 16 + at % 16]) >> (at < 16 ? 0U : 4U)) & 15U); };
       double value = 0;
-      if (read.dtype == Dtype::kQ8_0) value = scale * Load<int8_t>(block + 2 + at);
-      else if (read.dtype == Dtype::kQ4_0) value = scale * (nibble() - 8);
+      if (read.dtype() == Dtype::kQ8_0) value = scale * Load<int8_t>(block + 2 + at);
+      else if (read.dtype() == Dtype::kQ4_0) value = scale * (nibble() - 8);
       else value = scale * nibble() + HalfToFloat(Load<uint16_t>(block + 2));
       const double stored = NumberOf(after[i]);
       // A zero keeps the sign that the product gives it.
@@ -170,23 +182,34 @@ Status CompareTensor(const Checkpoint& source, const Checkpoint& output, const M
     if (!zero) return Mismatch("exact-tensor", "tensor '{}' has no source and is not zero", Escape(tensor.name));
     return {};
   }
-  const TensorInfo* read = source.Find(tensor.sources.front());
-  if (read == nullptr || tensor.sources.size() != 1) return Mismatch("exact-tensor", "tensor '{}': its source '{}' is not in the input", Escape(tensor.name), Escape(tensor.sources.front()));
+  const TensorInfo* found = source.Find(tensor.sources.front());
+  if (found == nullptr || tensor.sources.size() != 1) return Mismatch("exact-tensor", "tensor '{}': its source '{}' is not in the input", Escape(tensor.name), Escape(tensor.sources.front()));
+
+  Read read{*found, found->shape};
+  if (const ManifestRange& rows = tensor.source_rows; rows.of > 0) {
+    if (found->shape.empty() || found->shape.front() != rows.of || rows.first + tensor.shape.front() > rows.of) {  // CheckRanges has seen that they fit
+      return Mismatch("exact-tensor", "tensor '{}' is said to be rows {} on of the {} of '{}', which is of shape {}", Escape(tensor.name), rows.first, rows.of, Escape(found->name), ShapeText(found->shape));
+    }
+    read.skip = found->bytes / rows.of * rows.first;
+    read.shape.front() = tensor.shape.front();
+  }
 
   const bool rounded = tensor.exactness == "rounded";
   const bool recast = tensor.action == "cast" || tensor.action == "quantise" || tensor.action == "dequantise";
   // GGUF writes [1, n] as [n].
-  if (WithoutLeadingOnes(read->shape) != WithoutLeadingOnes(written->shape) || (!recast && read->dtype != written->dtype)) {
-    return Mismatch("exact-tensor", "tensor '{}' is {} of shape {}, its source '{}' is {} of shape {}", Escape(tensor.name), NameOf(written->dtype), ShapeText(written->shape), Escape(read->name), NameOf(read->dtype), ShapeText(read->shape));
+  if (WithoutLeadingOnes(read.shape) != WithoutLeadingOnes(written->shape) || (!recast && found->dtype != written->dtype)) {
+    return Mismatch("exact-tensor", "tensor '{}' is {} of shape {}, its source '{}' is {} of shape {}", Escape(tensor.name), NameOf(written->dtype), ShapeText(written->shape), Escape(found->name), NameOf(found->dtype), ShapeText(read.shape));
   }
-  if (tensor.action == "cast") return CompareCast(source, *read, output, *written, rounded, measure);
-  if (tensor.action == "dequantise") return CompareDequantised(source, *read, output, *written, rounded, measure);
+  if (tensor.action == "cast") return CompareCast(source, read, output, *written, rounded, measure);
+  if (tensor.action == "dequantise") return CompareDequantised(source, read, output, *written, rounded, measure);
   if (tensor.action == "quantise") {
     if (!rounded) return Mismatch("exact-tensor", "tensor '{}' is quantised, but said to be '{}'", Escape(tensor.name), Escape(tensor.exactness));
-    return CompareQuantised(source, *read, output, *written, measure);
+    return CompareQuantised(source, read, output, *written, measure);
   }
-  QC_ASSIGN(const bool same, SameData(source, *read, output, *written));
-  if (!same) return Mismatch("exact-tensor", "tensor '{}' differs from its source '{}'", Escape(tensor.name), Escape(read->name));
+  const auto differs = [&] { return Mismatch("exact-tensor", "tensor '{}' differs from its source '{}'", Escape(tensor.name), Escape(found->name)); };
+  if (tensor.source_rows.of > 0) return InPieces(source, read, output, *written, [&](const Piece& piece) { return piece.read == piece.written ? Status() : Status(differs()); });
+  QC_ASSIGN(const bool same, SameData(source, *found, output, *written));
+  if (!same) return differs();
   return {};
 }
 

@@ -23,6 +23,8 @@ std::string TextDigest(std::string text, const Digests& panels) {
   return Sha256::Of(AsBytes(text));
 }
 
+std::string VectorText(const Shape& shape, const std::string& xxh3) { return Sha256::Of(AsBytes(fmt::format("tensor\nshape {}\n{}\n", fmt::join(shape, "x"), xxh3))); }
+
 // Of one value that is no matrix: shape and float32 bits.
 Result<std::string> VectorDigest(const Checkpoint& checkpoint, const TensorInfo& tensor) {
   Xxh3 hash;
@@ -30,7 +32,7 @@ Result<std::string> VectorDigest(const Checkpoint& checkpoint, const TensorInfo&
     hash.Update(BytesOfVector(WidenBits(piece, tensor.dtype)));
     return {};
   }));
-  return Sha256::Of(AsBytes(fmt::format("tensor\nshape {}\n{}\n", fmt::join(tensor.shape, "x"), hash.Hex())));
+  return VectorText(tensor.shape, hash.Hex());
 }
 
 std::string Root(std::string_view kind, const std::vector<TensorFingerprint>& tensors, std::string TensorFingerprint::*digest) {
@@ -166,8 +168,13 @@ Result<std::vector<TensorFingerprint>> FingerprintPass::Others() const {
   for (const auto& [name, linear] : model_.linears) {
     const std::optional<TensorIndex> bias = linear.Part("bias");
     if (!bias.has_value()) continue;
-    QC_ASSIGN(const Magnitude magnitude, MeasureTensor(*model_.checkpoint, model_.info(*bias)));
-    if (linear.expected.bias || magnitude.nonzero > 0) QC_TRY(add(name + ".bias", *bias));
+    QC_ASSIGN(std::vector<uint32_t> bits, WidenedBits(*model_.checkpoint, model_.info(*bias)));
+    const auto first = bits.begin() + static_cast<std::ptrdiff_t>(linear.rows.first);
+    bits = {first, first + static_cast<std::ptrdiff_t>(linear.expected.out_features)};
+    const bool zero = std::ranges::all_of(bits, [](uint32_t b) { return (b << 1U) == 0; });
+    if (!linear.expected.bias && zero) continue;
+    const std::string digest = VectorText({bits.size()}, Xxh3::Of(BytesOfVector(bits)));
+    others.push_back({name + ".bias", digest, digest});
   }
   return others;
 }

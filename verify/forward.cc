@@ -40,7 +40,9 @@ Result<std::vector<float>> ReadWeight(const Model& model, const std::string& nam
 Status AddBias(const Model& model, const std::string& name, Rows* rows) {
   const auto linear = model.linears.find(name);
   if (linear == model.linears.end() || !linear->second.Part("bias").has_value()) return {};
-  QC_ASSIGN(const std::vector<float> bias, ReadVector(model, model.info(*linear->second.Part("bias"))));
+  QC_ASSIGN(std::vector<float> bias, ReadVector(model, model.info(*linear->second.Part("bias"))));
+  const auto first = bias.begin() + static_cast<std::ptrdiff_t>(linear->second.rows.first);
+  bias = {first, first + static_cast<std::ptrdiff_t>(linear->second.expected.out_features)};
   // Zeros are not added: that would turn −0 into 0, where the other side has no bias at all.
   if (std::ranges::all_of(bias, [](float value) { return value == 0; })) return {};
   for (uint64_t t = 0; t < rows->count; ++t) {
@@ -291,7 +293,10 @@ class Pass {
   }
 
   Status Experts(const std::string& mlp, const Lanes& x) {
-    QC_ASSIGN(const std::vector<Lanes> gates, Multiply({mlp + ".gate", mlp + ".shared_expert_gate"}, {&x, &x}));
+    const bool shared = sides_[0].model->skeleton.linears.contains(mlp + ".shared_expert_gate");  // Qwen3 has none
+    std::vector<std::string> routers = {mlp + ".gate"};
+    if (shared) routers.push_back(mlp + ".shared_expert_gate");
+    QC_ASSIGN(const std::vector<Lanes> gates, Multiply(routers, std::vector<const Lanes*>(routers.size(), &x)));
     const uint64_t experts = gates[0].rows[0].width;
     // Every expert gets the rows of the tokens that chose it.
     struct Share {
@@ -305,8 +310,8 @@ class Pass {
       }
     }
     std::vector<Lanes> inputs(experts);
-    std::vector<std::string> blocks = {mlp + ".shared_expert"};
-    std::vector<const Lanes*> pointers = {&x};
+    std::vector<std::string> blocks;
+    std::vector<const Lanes*> pointers;
     for (uint64_t e = 0; e < experts; ++e) {
       for (size_t i = 0; i < sides_.size(); ++i) {
         const std::vector<Share>& mine = shares[e][i];
@@ -320,22 +325,28 @@ class Pass {
       ++result_.experts;
       if (!shares[e][0].empty()) ++result_.experts_reached;
     }
-    QC_ASSIGN(std::vector<Lanes> outputs, SwiGlu(blocks, pointers));
+    if (shared) {
+      blocks.push_back(mlp + ".shared_expert");
+      pointers.push_back(&x);
+    }
+    QC_ASSIGN(const std::vector<Lanes> outputs, SwiGlu(blocks, pointers));
+    Lanes sums{{}, x.first_rows};
     for (size_t i = 0; i < sides_.size(); ++i) {
-      Rows& sum = outputs[0].rows[i];  // the shared expert's
-      for (uint64_t t = 0; t < sum.count; ++t) {
+      Rows sum = shared ? outputs.back().rows[i] : Rows(x.rows[i].count, x.rows[i].width);
+      for (uint64_t t = 0; shared && t < sum.count; ++t) {
         const float gate = 1.0F / (1.0F + std::exp(-gates[1].rows[i].At(t)[0]));
         for (uint64_t j = 0; j < sum.width; ++j) sum.At(t)[j] *= gate;
       }
       for (uint64_t e = 0; e < experts; ++e) {
         for (size_t t = 0; t < shares[e][i].size(); ++t) {
           const Share& share = shares[e][i][t];
-          const float* out = outputs[e + 1].rows[i].At(t);
+          const float* out = outputs[e].rows[i].At(t);
           for (uint64_t j = 0; j < sum.width; ++j) sum.At(share.row)[j] += share.weight * out[j];
         }
       }
+      sums.rows.push_back(std::move(sum));
     }
-    Add(outputs[0]);
+    Add(sums);
     return {};
   }
 

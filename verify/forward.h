@@ -1,8 +1,9 @@
-// The forward pass of Qwen2, Qwen2-MoE and Qwen3 in float32, over a few tokens, on one or
+// The forward pass of Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE and the text model of Qwen2-VL in float32, over a few tokens, on one or
 // several sides in step with each other: a source, what it was converted to, the source in
 // another reading. Weights come from the stored files a tile at a time (products.h); only one
 // layer's activations are in memory. Equal weights and configs give equal bits.
-// Written from transformers' modeling_qwen2.py, modeling_qwen2_moe.py and modeling_qwen3.py.
+// Written from transformers' modeling_qwen2.py, modeling_qwen2_moe.py, modeling_qwen3.py,
+// modeling_qwen3_moe.py and modeling_qwen2_vl.py. (For text alone the three rope axes of the last are one.)
 #pragma once
 
 #include <set>

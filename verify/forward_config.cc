@@ -131,7 +131,7 @@ std::vector<float> ForwardConfig::Frequencies(uint64_t length) const {
 }
 
 Result<ForwardConfig> ReadForwardConfig(const Model& model) {
-  const Json& config = *model.checkpoint->config();
+  const Json& config = model.config;
   const Json& defaults = *model.architecture.definition.Find("config");
   const auto number = [&](const char* key) { return Json::Number(defaults.Find(key)->text()).AsDouble().value_or(0); };
   ForwardConfig forward;

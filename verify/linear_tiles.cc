@@ -27,16 +27,22 @@ constexpr std::array<FloatLayout, 6> kFloatLayouts = {{{Dtype::kF16, "dense-fp16
 StoredLinear StoredFloats(const Model& model, TensorIndex weight, uint64_t in_features, uint64_t out_features) {
   const TensorInfo& info = model.info(weight);
   const FloatLayout& layout = *std::ranges::find(kFloatLayouts, info.dtype, &FloatLayout::dtype);  // the model holds no other dtypes
-  return {model.checkpoint, SplitPart(info.name).first, std::string(layout.layout), in_features, out_features, InfoOf(info.dtype).block, layout.bits};
+  return {model.checkpoint, SplitPart(info.name).first, std::string(layout.layout), in_features, out_features, InfoOf(info.dtype).block, layout.bits, 0, 0};
 }
 
 }  // namespace
 
 StoredLinear Stored(const Model& model, const Linear& linear) {
-  if (!linear.quantised()) return StoredFloats(model, *linear.Part("weight"), linear.expected.in_features, linear.expected.out_features);
+  StoredLinear stored;
+  if (!linear.quantised()) {
+    stored = StoredFloats(model, *linear.Part("weight"), linear.expected.in_features, linear.expected.out_features);
+    stored.first_output = linear.rows.first;
+    stored.stored_outputs = linear.rows.of;
+    return stored;
+  }
   const QuantShape& shape = linear.traits.shape;
   const TensorInfo& first = model.info(linear.parts.at(std::string(linear.layout->parts.front().suffix)));
-  return {model.checkpoint, SplitPart(first.name).first, std::string(linear.layout->name), shape.in_features, shape.out_features, shape.group_size, shape.bits};
+  return {model.checkpoint, SplitPart(first.name).first, std::string(linear.layout->name), shape.in_features, shape.out_features, shape.group_size, shape.bits, linear.rows.first, linear.rows.of};
 }
 
 StoredLinear StoredMatrix(const Model& model, TensorIndex weight) {
@@ -72,7 +78,7 @@ Status LinearTiles::Prepare() {
 Status LinearTiles::ReadStrip(uint64_t first_output, uint64_t outputs) {
   tile_ = {0, 0, first_output, outputs};
   if (dense()) return {};
-  QC_ASSIGN(parameters_, ReferenceParametersOf(linear_, first_output, outputs));
+  QC_ASSIGN(parameters_, ReferenceParametersOf(stored_, linear_.first_output + first_output, outputs));
   const auto groups = static_cast<int64_t>(parameters_.scales.size() / outputs);
   for (size_t k = 0; k < parameters_.group_index.size(); ++k) {
     const int64_t group = parameters_.group_index[k];
@@ -84,7 +90,9 @@ Status LinearTiles::ReadStrip(uint64_t first_output, uint64_t outputs) {
 Status LinearTiles::ReadTile(uint64_t first_input, uint64_t inputs) {
   tile_.first_input = first_input;
   tile_.inputs = inputs;
-  return dense() ? ReferenceWeights(linear_, tile_, &weights_) : ReferenceCodes(linear_, tile_, &codes_);
+  ReferenceTile tile = tile_;
+  tile.first_output += linear_.first_output;
+  return dense() ? ReferenceWeights(stored_, tile, &weights_) : ReferenceCodes(stored_, tile, &codes_);
 }
 
 void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, float* panel) const {

@@ -19,7 +19,9 @@ inline constexpr uint64_t kInputUnit = 640;
 
 class LinearTiles {
  public:
-  explicit LinearTiles(StoredLinear linear) : linear_(std::move(linear)) {}
+  explicit LinearTiles(StoredLinear linear) : linear_(std::move(linear)), stored_(linear_) {
+    if (linear_.stored_outputs != 0) stored_.out_features = linear_.stored_outputs;
+  }
 
   // Reads the offsets of the linear, if it stores any: only all of them together tell whether
   // whole zero points are meant (verify/reference.h).
@@ -49,6 +51,7 @@ class LinearTiles {
 
  private:
   StoredLinear linear_;
+  StoredLinear stored_;  // with all outputs that the parts hold
   bool whole_zeros_ = true;
   ReferenceTile tile_;
   ReferenceParameters parameters_;

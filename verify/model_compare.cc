@@ -71,7 +71,10 @@ Result<std::vector<uint32_t>> VectorBits(const Model& model, const std::string& 
   const auto tensor = model.tensors.find(name);
   if (tensor != model.tensors.end()) return WidenedBits(*model.checkpoint, model.info(tensor->second));
   const auto [linear, part] = SplitPart(name);
-  return WidenedBits(*model.checkpoint, model.info(*model.linears.find(linear)->second.Part(part)));
+  const Linear& found = model.linears.find(linear)->second;
+  QC_ASSIGN(const std::vector<uint32_t> bits, WidenedBits(*model.checkpoint, model.info(*found.Part(part))));
+  const auto first = bits.begin() + static_cast<std::ptrdiff_t>(found.rows.first);
+  return std::vector<uint32_t>{first, first + static_cast<std::ptrdiff_t>(found.expected.out_features)};
 }
 
 Status MeasureMatrix(const StoredLinear& x, const StoredLinear& y, const RunOptions& options, TensorLikeness* tensor) {
@@ -168,7 +171,7 @@ bool ModelComparison::WeightsMatch() const {
 std::vector<std::pair<std::string, std::string>> EffectiveConfig(const Model& model) {
   std::vector<std::pair<std::string, std::string>> list = {{"class", model.class_name}, {"layers", fmt::format("{}", model.skeleton.layers)}};
   list.emplace_back("tie_word_embeddings", model.tied ? "true" : "false");
-  const Json& config = *model.checkpoint->config();
+  const Json& config = model.config;
   for (const char* key : {"bos_token_id", "eos_token_id", "hidden_act", "max_position_embeddings"}) {
     const Json* value = config.Find(key);
     if (value != nullptr && !value->is_null()) list.emplace_back(key, value->Dump(-1));

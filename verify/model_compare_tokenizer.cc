@@ -42,7 +42,7 @@ std::string Brief(const std::string& text) {
 // for. A tokenizer that cannot be put so is compared file by file.
 Result<Facts> FactsOf(const Model& model) {
   const Checkpoint& checkpoint = *model.checkpoint;
-  const GgufModelFiles files{*checkpoint.config(), [&](std::string_view name) { return ReadMember(checkpoint, name); }};
+  const GgufModelFiles files{model.config, [&](std::string_view name) { return ReadMember(checkpoint, name); }};
   Facts facts;
   GgufValues values;
   const uint64_t rows = model.skeleton.tensors.find("model.embed_tokens.weight")->second.shape[0];

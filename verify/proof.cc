@@ -68,7 +68,7 @@ class Watch final : public ForwardWatch {
     if (fingerprint_ != nullptr) fingerprint_->Watch(&task->sides[1]);
     const auto found = source_.linears.find(linear);
     if (comparison_ == nullptr || found == source_.linears.end() || !found->second.quantised()) return;
-    std::optional<LinearTask> check = comparison_->Take(Stored(source_, found->second).name);
+    std::optional<LinearTask> check = comparison_->Take(Stored(source_, found->second));
     if (!check.has_value()) return;
     const StoredLinear& meant = check->sides[1].linear;
     const StoredLinear& read = task->sides[1].linear;
@@ -250,7 +250,7 @@ Result<Proof> Prove(const Model& source, const Checkpoint& output, const Manifes
   }
   Comparison comparison = std::move(begun).value();
   const bool exact = std::ranges::none_of(manifest.tensors, [](const ManifestTensor& tensor) { return tensor.exactness == "rounded"; });
-  Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest)});
+  Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest), source.text_only});
   if (!model.ok() && model.error().code != Code::kMalformed && model.error().code != Code::kRefused) return std::move(model).TakeError();
   std::optional<FingerprintPass> fingerprint;
   if (model.ok()) {

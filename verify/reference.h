@@ -13,7 +13,8 @@
 
 namespace q2c {
 
-// One linear of a checkpoint, to be read through its layout's description.
+// One linear of a checkpoint, to be read through its layout's description. The functions here
+// read whole ones; LinearTiles knows those that are stored together.
 struct StoredLinear {
   const Checkpoint* checkpoint = nullptr;
   std::string name;    // as in that checkpoint
@@ -22,6 +23,9 @@ struct StoredLinear {
   uint64_t out_features = 0;
   uint64_t group_size = 0;
   uint64_t bits = 0;  // 0: dense
+  // A linear that is stored together with others: its outputs begin there, and so many there are.
+  uint64_t first_output = 0;
+  uint64_t stored_outputs = 0;  // 0: out_features
 };
 
 // The suffixes of the tensors that a layout consists of, those that may be absent too; none

@@ -18,33 +18,41 @@ PlannedTensor AsItIs(const Model& model, TensorIndex i, std::string reason) {
   return tensor;
 }
 
+PlannedTensor InPlace(const Model& model, TensorIndex i, const Place& place) {
+  const TensorInfo& info = model.info(i);
+  PlannedTensor tensor = AsItIs(model, i, "the target wants it as it is");
+  tensor.name = place.name;
+  const auto [name, part] = SplitPart(tensor.name);
+  const auto linear = model.linears.find(name);
+  if (linear != model.linears.end() && !linear->second.quantised() && part == "weight") tensor.shape = {linear->second.expected.out_features, linear->second.expected.in_features};
+  if (place.rows.IsPart() && (part == "weight" || part == "bias")) {
+    tensor.rows = place.rows;
+    tensor.shape.front() = place.rows.count;
+    tensor.bytes = info.bytes / place.rows.of * place.rows.count;
+    tensor.action = "split";
+    tensor.reason = fmt::format("rows {} to {} of '{}': the architecture keeps them apart", place.rows.first, place.rows.first + place.rows.count - 1, Escape(info.name));
+  } else if (tensor.name != info.name) {
+    tensor.action = "rename";
+    tensor.reason = fmt::format("the architecture writes '{}' as '{}'", Escape(info.name), tensor.name);
+  }
+  return tensor;
+}
+
 }  // namespace
 
 Status PassNames(Plan* plan) {
   const Model& model = *plan->model;
   size_t renamed = 0;
-  for (TensorIndex i = 0; i < model.canonical.size(); ++i) {
-    if (model.canonical[i].empty()) continue;
-    const TensorInfo& info = model.info(i);
-    PlannedTensor tensor;
-    tensor.name = model.canonical[i];
-    tensor.dtype = info.dtype;
-    tensor.shape = info.shape;
-    const auto linear = model.linears.find(SplitPart(tensor.name).first);
-    if (linear != model.linears.end() && !linear->second.quantised() && tensor.name.ends_with(".weight")) {
-      tensor.shape = {linear->second.expected.out_features, linear->second.expected.in_features};
+  for (TensorIndex i = 0; i < model.places.size(); ++i) {
+    for (const Place& place : model.places[i]) {
+      PlannedTensor tensor = InPlace(model, i, place);
+      if (place.rows.IsPart()) QC_TRY(plan->Wants("family", model.info(i).name));
+      if (tensor.name != model.info(i).name) {
+        QC_TRY(plan->Wants("names", model.info(i).name));
+        ++renamed;
+      }
+      plan->tensors.push_back(std::move(tensor));
     }
-    tensor.bytes = info.bytes;
-    tensor.input = i;
-    if (tensor.name != info.name) {
-      QC_TRY(plan->Wants("names", info.name));
-      tensor.action = "rename";
-      tensor.reason = fmt::format("the architecture writes '{}' as '{}'", Escape(info.name), tensor.name);
-      ++renamed;
-    } else {
-      tensor.reason = "the target wants it as it is";
-    }
-    plan->tensors.push_back(std::move(tensor));
   }
   for (const TensorIndex i : model.derived) {
     if (!plan->Makes("derived-buffer", model.info(i).name)) {
@@ -52,6 +60,9 @@ Status PassNames(Plan* plan) {
       continue;
     }
     plan->dropped.push_back({i, model.info(i).name, "derived-buffer", "computed from the config when the model is built; belongs in no checkpoint", {}});
+  }
+  for (const TensorIndex i : model.vision) {
+    plan->dropped.push_back({i, model.info(i).name, "text-only", "a part of the vision tower, left out by --text-only", {}});
   }
   for (const auto& [i, glob] : model.dropped) {
     plan->dropped.push_back({i, model.info(i).name, "user", fmt::format("left out by --drop={}", Escape(glob)), {}});

@@ -11,6 +11,7 @@ namespace {
 // The source's part that holds the very bytes of this part, if any.
 std::optional<TensorIndex> SameBytesAs(const PlannedLinear& planned, const PartCodec& part) {
   const Linear& linear = *planned.linear;
+  if (linear.rows.IsPart() && part.components != kGroupIndex) return std::nullopt;
   if ((part.components & (kZeros | kScales)) != 0 && planned.shape.group_size != linear.traits.shape.group_size) return std::nullopt;
   for (const PartCodec& from : linear.layout->parts) {
     if (from.encoding == part.encoding) return linear.Part(from.suffix);
@@ -32,7 +33,10 @@ bool CarriedBySource(const Linear& linear, uint8_t components) {
 
 std::string Reason(const PlannedLinear& planned, const PartCodec& part, bool carried) {
   if (!carried && part.components == kGroupIndex) return "the loader needs it and the source has none: inputs follow each other in their groups";
-  std::string reason = fmt::format("'{}' becomes '{}', the layout of the target", planned.linear->layout->name, planned.layout->name);
+  const OutputRange& rows = planned.linear->rows;
+  std::string reason;
+  if (rows.IsPart()) reason = fmt::format("outputs {} to {} of {} that are stored as one linear: the architecture keeps them apart", rows.first, rows.first + rows.count - 1, rows.of);
+  if (planned.linear->layout != planned.layout) reason += fmt::format("{}'{}' becomes '{}', the layout of the target", reason.empty() ? "" : "; ", planned.linear->layout->name, planned.layout->name);
   if (planned.shape.group_size != planned.linear->traits.shape.group_size) {
     reason += fmt::format("; groups of {} are split into groups of {}", planned.linear->traits.shape.group_size, planned.shape.group_size);
   }
@@ -59,7 +63,7 @@ PlannedTensor PlanPart(const Model& model, const std::string& name, const Planne
   tensor.input = Anchor(linear, part);
   tensor.linear = &planned;
   tensor.part = &part;
-  tensor.action = carried ? "repack" : "make";
+  tensor.action = !carried ? "make" : linear.rows.IsPart() ? "split" : "repack";
   tensor.reason = Reason(planned, part, carried);
   tensor.exactness = part.components == kSizes ? Exactness::kSameCodes : planned.exactness;
   return tensor;

@@ -16,6 +16,10 @@ std::string RopeType(const Json& rope) {
   return "default";
 }
 
+// With sections for the axes of images; for text it is the default one, and both names are in use.
+bool IsMultimodal(const Json& rope) { return rope.Find("mrope_section") != nullptr || RopeType(rope) == "mrope"; }
+std::string PlainType(const Json& rope) { return RopeType(rope) == "mrope" ? "default" : RopeType(rope); }
+
 // Everything but base and type.
 std::vector<Json::Member> RopeFactors(const Json& rope) {
   std::vector<Json::Member> factors;
@@ -60,18 +64,20 @@ Status EditRope(const Plan& plan, ConfigEditor* editor) {
   }
   // rope_scaling wins in transformers 5 where both say something; they must not differ.
   const bool scaled = IsObject(scaling) && !scaling->members().empty();
-  if (scaled && IsObject(parameters) && (RopeType(*scaling) != RopeType(*parameters) || RopeFactors(*scaling) != RopeFactors(*parameters))) {
+  if (scaled && IsObject(parameters) && (PlainType(*scaling) != PlainType(*parameters) || RopeFactors(*scaling) != RopeFactors(*parameters))) {
     return Malformed("config-rope", "config.json: rope_scaling {} and rope_parameters {} contradict each other", Escape(scaling->Dump(-1)), Escape(parameters->Dump(-1)));
   }
   const Json source = scaled ? *scaling : IsObject(parameters) ? *parameters : Json::Object();
-  const std::string type = RopeType(source);
+  const std::string type = PlainType(source);
   const std::vector<Json::Member> factors = RopeFactors(source);
 
   Json modern = Json::Object({{"rope_theta", theta}, {"rope_type", Json::String(type)}});
   for (const auto& [key, value] : factors) modern.Set(key, value);
   editor->Set("rope_theta", theta, "transformers before 5 reads the rope base here and falls back to 10000");
   if (type != "default" || !factors.empty()) {
-    Json legacy = Json::Object({{"rope_type", Json::String(type)}, {"type", Json::String(type)}});
+    // transformers before 4.52 wants to see the word mrope.
+    const std::string legacy_type = type == "default" && IsMultimodal(source) ? "mrope" : type;
+    Json legacy = Json::Object({{"rope_type", Json::String(legacy_type)}, {"type", Json::String(legacy_type)}});
     for (const auto& [key, value] : factors) legacy.Set(key, value);
     editor->Set("rope_scaling", legacy, "transformers before 5 reads the rope scaling here, under either name of its type");
   }

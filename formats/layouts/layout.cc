@@ -1,6 +1,7 @@
 #include "formats/layouts/layout.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "formats/base/text.h"
 
@@ -44,6 +45,58 @@ Result<std::vector<std::byte>> ReadTile(const PartCodec& part, const TensorInfo&
   return bytes;
 }
 
+// Outputs that a tile may hold any multiple of, if its parts are to be read no wider than it is.
+uint64_t OutputUnit(const Layout& layout, const QuantShape& shape, uint8_t components) {
+  uint64_t unit = 1;
+  for (const PartCodec& part : layout.parts) {
+    if ((part.components & (kCodes | kZeros | kScales)) == 0 || (part.components & (components | kScales)) == 0) continue;
+    const Grid grid = part.grid(shape, 2);
+    bool cut = false;
+    for (const AxisCut& axis : {grid.rows, grid.columns}) {
+      if (axis.axis != Axis::kOutputs) continue;
+      cut = true;
+      unit = std::lcm(unit, axis.elements);
+    }
+    if (!cut) return shape.out_features;  // such a part is read whole
+  }
+  return std::min(unit, shape.out_features);
+}
+
+Result<QuantLinear> DecodeUnits(const Layout& layout, const QuantShape& shape, const PartSource& source, uint8_t components, const Tile& tile) {
+  QuantLinear linear;
+  linear.shape = shape;
+  linear.shape.in_features = tile.inputs;
+  linear.shape.out_features = tile.outputs;
+  const auto inside = [](uint64_t first, uint64_t count, uint64_t all) { return first <= all && count <= all - first; };
+  if (!inside(tile.first_input, tile.inputs, shape.in_features) || !inside(tile.first_output, tile.outputs, shape.out_features)) return Internal("tile outside layout '{}'", layout.name);
+  const bool all_inputs = tile.inputs == shape.in_features;
+  if (!all_inputs && (components & ~kCodes) != 0) return Internal("zeros and scales need all inputs");
+  const bool from_scales = std::ranges::any_of(layout.parts, [&](const PartCodec& part) { return (part.components & components & kZeros) != 0 && (part.components & kFromScales) != 0; });
+  const auto needed = static_cast<uint8_t>(from_scales ? components | kScales : components);
+  for (const PartCodec& part : layout.parts) {
+    if ((part.components & needed & kScales) == 0 || part.dtype.has_value()) continue;
+    if (const TensorInfo* info = source.part(part.suffix)) linear.scale_dtype = info->dtype;
+  }
+  const uint64_t scale_bytes = InfoOf(linear.scale_dtype).bits / 8;
+  uint8_t found = 0;
+  for (const PartCodec& part : layout.parts) {
+    if ((part.components & needed) == 0) continue;
+    if (part.components == kSizes && !(all_inputs && tile.outputs == shape.out_features)) continue;  // they are those of the whole
+    const TensorInfo* info = source.part(part.suffix);
+    if (info == nullptr) continue;
+    QC_ASSIGN(const std::vector<std::byte> bytes, ReadTile(part, *info, shape, source, tile, scale_bytes));
+    if (Status status = part.decode(bytes, &linear); !status.ok()) return std::move(status).TakeError().Within(fmt::format("tensor '{}'", Escape(info->name)));
+    found |= part.components;
+  }
+  // What is not stored follows from the layout: symmetric zero points, groups in order.
+  if ((components & kZeros) != 0 && (found & kZeros) == 0) linear.zeros.assign(shape.groups * tile.outputs, static_cast<uint16_t>(shape.MidCode()));
+  if ((components & kGroupIndex) != 0 && (found & kGroupIndex) == 0) {
+    linear.group_index.resize(shape.in_features);
+    for (uint64_t k = 0; k < shape.in_features; ++k) linear.group_index[k] = static_cast<int32_t>(k / shape.group_size);
+  }
+  return linear;
+}
+
 }  // namespace
 
 const PartCodec* Layout::Part(std::string_view suffix) const {
@@ -82,38 +135,14 @@ std::optional<uint64_t> Layout::GroupSizeFor(const QuantShape& shape, std::span<
 }
 
 Result<QuantLinear> DecodeTile(const Layout& layout, const QuantShape& shape, const PartSource& source, uint8_t components, const Tile& tile) {
-  QuantLinear linear;
-  linear.shape = shape;
-  linear.shape.in_features = tile.inputs;
-  linear.shape.out_features = tile.outputs;
-  const auto inside = [](uint64_t first, uint64_t count, uint64_t all) { return first <= all && count <= all - first; };
-  if (!inside(tile.first_input, tile.inputs, shape.in_features) || !inside(tile.first_output, tile.outputs, shape.out_features)) return Internal("tile outside layout '{}'", layout.name);
-  const bool all_inputs = tile.inputs == shape.in_features;
-  if (!all_inputs && (components & ~kCodes) != 0) return Internal("zeros and scales need all inputs");
-  const bool from_scales = std::ranges::any_of(layout.parts, [&](const PartCodec& part) { return (part.components & components & kZeros) != 0 && (part.components & kFromScales) != 0; });
-  const auto needed = static_cast<uint8_t>(from_scales ? components | kScales : components);
-  for (const PartCodec& part : layout.parts) {
-    if ((part.components & needed & kScales) == 0 || part.dtype.has_value()) continue;
-    if (const TensorInfo* info = source.part(part.suffix)) linear.scale_dtype = info->dtype;
-  }
-  const uint64_t scale_bytes = InfoOf(linear.scale_dtype).bits / 8;
-  uint8_t found = 0;
-  for (const PartCodec& part : layout.parts) {
-    if ((part.components & needed) == 0) continue;
-    if (part.components == kSizes && !(all_inputs && tile.outputs == shape.out_features)) continue;  // they are those of the whole
-    const TensorInfo* info = source.part(part.suffix);
-    if (info == nullptr) continue;
-    QC_ASSIGN(const std::vector<std::byte> bytes, ReadTile(part, *info, shape, source, tile, scale_bytes));
-    if (Status status = part.decode(bytes, &linear); !status.ok()) return std::move(status).TakeError().Within(fmt::format("tensor '{}'", Escape(info->name)));
-    found |= part.components;
-  }
-  // What is not stored follows from the layout: symmetric zero points, groups in order.
-  if ((components & kZeros) != 0 && (found & kZeros) == 0) linear.zeros.assign(shape.groups * tile.outputs, static_cast<uint16_t>(shape.MidCode()));
-  if ((components & kGroupIndex) != 0 && (found & kGroupIndex) == 0) {
-    linear.group_index.resize(shape.in_features);
-    for (uint64_t k = 0; k < shape.in_features; ++k) linear.group_index[k] = static_cast<int32_t>(k / shape.group_size);
-  }
-  return linear;
+  // Outputs need not begin or end where words do: whole units are decoded, then cut.
+  const uint64_t unit = OutputUnit(layout, shape, components);
+  const uint64_t begin = tile.first_output / unit * unit;
+  const uint64_t end = std::min(CeilDiv(tile.first_output + tile.outputs, unit) * unit, shape.out_features);
+  if (begin == tile.first_output && end <= begin + tile.outputs) return DecodeUnits(layout, shape, source, components, tile);
+  QC_ASSIGN(QuantLinear wide, DecodeUnits(layout, shape, source, components, {tile.first_input, tile.inputs, begin, end - begin}));
+  CutOutputs(tile.first_output - begin, tile.outputs, &wide);
+  return wide;
 }
 
 }  // namespace q2c

@@ -109,7 +109,8 @@ std::optional<std::string> ForeignQuantisation(std::string_view quant_method, st
 
 // Reads and decodes a tile of a linear: `read` fills bytes from the given offset of the named
 // part, `part` finds it (null: it is absent). A missing group_index comes out trivial.
-// A tile of less than all inputs can carry codes only.
+// A tile of less than all inputs can carry codes only, and begins where the layout can be cut;
+// among the outputs it may begin and end anywhere.
 struct PartSource {
   std::function<const TensorInfo*(std::string_view suffix)> part;
   std::function<Status(const TensorInfo&, uint64_t offset, MutableBytes out)> read;

@@ -27,7 +27,7 @@ def judge(out, fixture):
     if not quantization:
         stored = dtypes_of(out)
         require(stored == {kind}, f"config.json says {kind}, the weights are {', '.join(sorted(stored))}")
-    if config["model_type"] == "qwen2_moe" and method == "gptq":
+    if config["model_type"].endswith("_moe") and method == "gptq":
         raise NotRun("transformers 5 leaves the experts of a quantised MoE uninitialised")
     if method == "compressed-tensors":
         arguments = {"dtype": torch.float32}

@@ -26,7 +26,9 @@ EXTRA = [("autogptq-0.7.1-int4-g32-asym-tied", "awq", "--layout=awq-gemv"), ("au
          ("autogptq-0.7.1-int2-g64-asym", "compressed-tensors", "--layout=compressed-tensors-2025"),
          ("published-int4-g128-sharded", "vllm", "--layout=gptq-v1"), ("autogptq-0.7.1-int4-g32-asym-tied", "vllm", "--layout=gptq-v1"),
          ("autogptq-0.7.1-int4-g32-asym-tied", "gguf", "--allow-rounding"), ("published-int4-g128-sharded", "gguf", "--allow-rounding"),
-         ("autogptq-0.7.1-moe-int4-g64", "gguf", "--allow-rounding")]
+         ("autogptq-0.7.1-moe-int4-g64", "gguf", "--allow-rounding"),
+         ("gptqmodel-7.7-qwen2-vl-int4-g64", "gguf", "--text-only"), ("gptqmodel-7.7-qwen2.5-vl-int4-g128", "gguf", "--text-only"),
+         ("gptqmodel-7.7-qwen2-vl-int4-g64", "transformers-5.x", "--text-only")]
 
 
 def main(arguments):

@@ -18,6 +18,7 @@ import tempfile
 
 import numpy as np
 
+import families
 import gguf
 from decode import Linear, OracleError, Tensor, bit_stream, decode_checkpoint, read_checkpoint, read_file
 from forward import Model
@@ -65,13 +66,16 @@ def layer_linears(config, i):
                   "mlp.w1": (False, hidden, half), "mlp.w2": (False, hidden, half), "mlp.c_proj": (False, half, hidden)}
         return {f"transformer.h.{i}.{name}": shape for name, shape in shapes.items()}
     dim = config.get("head_dim") or hidden // heads
-    qkv = {"qwen2": True, "qwen2_moe": config.get("qkv_bias", True), "qwen3": config.get("attention_bias", False)}[config["model_type"]]
+    family = config["model_type"]
+    third = family.startswith("qwen3")
+    qkv = config.get("attention_bias", False) if third else config.get("qkv_bias", True) if family == "qwen2_moe" else True
     width = {"q": heads * dim, "k": config.get("num_key_value_heads", heads) * dim, "v": config.get("num_key_value_heads", heads) * dim}
     linears = {f"{layer}.self_attn.{p}_proj": (qkv, hidden, n) for p, n in width.items()}
-    linears[f"{layer}.self_attn.o_proj"] = (config["model_type"] == "qwen3" and qkv, heads * dim, hidden)
+    linears[f"{layer}.self_attn.o_proj"] = (third and qkv, heads * dim, hidden)
     blocks = {f"{layer}.mlp": config["intermediate_size"]}
-    if config["model_type"] == "qwen2_moe":
+    if family.endswith("_moe"):
         blocks = {f"{layer}.mlp.experts.{e}": config["moe_intermediate_size"] for e in range(config["num_experts"])}
+    if family == "qwen2_moe":
         blocks[f"{layer}.mlp.shared_expert"] = config["shared_expert_intermediate_size"]
     for block, inner in blocks.items():
         linears.update({f"{block}.{p}_proj": (False, hidden, inner) for p in ("gate", "up")})
@@ -90,15 +94,22 @@ def shapes_of(config):
 def expected_names(config, target, suffixes=("qweight", "qzeros", "scales", "g_idx")):
     """Every tensor the output has to hold, and no other."""
     names = {"model.embed_tokens.weight", "model.norm.weight"}
-    if not config.get("tie_word_embeddings", False):
-        names.add("lm_head.weight")
+    head, head_bias = families.head_of(config)
+    if head != "lm_head" or not config.get("tie_word_embeddings", False):
+        names.add(f"{head}.weight")
+    if head_bias:
+        names.add(f"{head}.bias")
+    if config["model_type"] in families.MULTIMODAL and target != "gguf":
+        names |= families.vision_names(config)
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         names |= {f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight"}
-        if config["model_type"] == "qwen3":
+        if config["model_type"].startswith("qwen3"):
             names |= {f"{layer}.self_attn.q_norm.weight", f"{layer}.self_attn.k_norm.weight"}
+        if config["model_type"].endswith("_moe"):
+            names.add(f"{layer}.mlp.gate.weight")
         if config["model_type"] == "qwen2_moe":
-            names |= {f"{layer}.mlp.gate.weight", f"{layer}.mlp.shared_expert_gate.weight"}
+            names.add(f"{layer}.mlp.shared_expert_gate.weight")
         for linear, (bias, _, _) in layer_linears(config, i).items():
             names |= {f"{linear}.{suffix}" for suffix in suffixes}
             if bias or target == "optimum-1.19":  # that generation builds a bias on every quantised linear
@@ -143,11 +154,11 @@ class Claim:
 
 def read_source(fixture):
     folder = fixture / "checkpoint"
-    config = json.loads((folder / "config.json").read_text())
+    config = families.flat_config(json.loads((folder / "config.json").read_text()))
     block = config.get("quantization_config") or json.loads((folder / "quantize_config.json").read_text())
     claim = Claim(config, block)
     form = "gptq_v2" if fixture.name in V2_FIXTURES else claim.form
-    tensors = read_checkpoint(folder)
+    tensors = {families.flat_name(name): tensor for name, tensor in read_checkpoint(folder).items()}
     return config, *decode_checkpoint(tensors, claim.method, form, claim.per_module, shapes_of(config))
 
 
@@ -275,7 +286,9 @@ def check_form(target, layout, config, claim, linears, tensors):
         require(len(says) > 1 or says == [symmetric], f"symmetric {says}, the zero points say {symmetric}")
         if not symmetric:
             suffixes += ("weight_zero_point",)
-        require("lm_head" in claim.block["ignore"], "lm_head is not ignored")
+        left = {name.removesuffix(".weight") for name in expected_names(config, target, ()) if name.endswith(".weight") and ".experts." not in name}
+        left = {name for name in left | {families.head_of(config)[0]} if not re.search(r"norm|embed|ln_q", name)}
+        require(left <= set(claim.block["ignore"]), f"{sorted(left - set(claim.block['ignore']))[:4]} are not ignored")
     wanted = expected_names(config, target, suffixes)
     require(tensors.keys() == wanted, f"missing {sorted(wanted - tensors.keys())[:4]}, extra {sorted(tensors.keys() - wanted)[:4]}")
     if target in DENSE:
@@ -309,6 +322,8 @@ def check_output(folder, target, linears, others, expected, rounding=False, layo
         else:
             require(name.endswith(".bias") and not np.any(tensor.float32()), f"tensor '{name}' was invented")
     for name in others.keys() - made_others.keys():
+        if target == "gguf" and name.startswith("visual."):  # --text-only
+            continue
         tied = name == "lm_head.weight" and others[name].raw == others["model.embed_tokens.weight"].raw
         buffer = name.endswith("rotary_emb.inv_freq")
         require(tied or buffer or (name.endswith(".bias") and not np.any(others[name].float32())), f"tensor '{name}' was lost")
@@ -335,8 +350,10 @@ class Fixture:
         self.expected = read_file(folder / "expected.safetensors") if (folder / "expected.safetensors").exists() else None
         self.linears = self.others = None
         self.config = json.loads((self.checkpoint / "config.json").read_text())
+        self.source = None
         if any(self.checkpoint.glob("*.safetensors")):
-            self.config, self.linears, self.others = read_source(folder)
+            self.source = read_source(folder)
+            self.config, self.linears, self.others = families.written(*self.source)
         block = self.config.get("quantization_config") or {}
         # It stores rounded offsets, which a layout of offsets takes as they are; `expected` is computed from whole zero points.
         self.stores_offsets = block.get("version") == "gemv_fast"
@@ -349,7 +366,8 @@ class Fixture:
             return f"{self.name}: no logits to compare with"
         if "model.embed_tokens.scales" in self.others:
             return f"{self.name}: the embedding is quantised, which this oracle does not read"
-        model = Model(self.config, {p: linear.weights() for p, linear in self.linears.items()}, self.others)
+        config, linears, others = self.source
+        model = Model(config, {p: linear.weights() for p, linear in linears.items()}, others)
         return f"{self.name}: within {check_logits(model, self.expected, 'source'):.1e}"
 
     def convert(self, binary, target, *options):

@@ -1,4 +1,4 @@
-"""A float32 forward pass of Qwen2, Qwen2-MoE, Qwen3 and first-generation Qwen in numpy.
+"""A float32 forward pass of Qwen2, Qwen2-MoE, Qwen3, Qwen3-MoE, first-generation Qwen and, for text, Qwen2-VL in numpy.
 
 Written from the published model definitions; full causal attention, one sequence, positions 0..n-1.
 `rope_reader` says whose eyes read config.json: '4' sees only the top-level rope_theta (transformers 4.x, default
@@ -9,14 +9,14 @@ import numpy as np
 
 from decode import OracleError
 
-FAMILIES = ("qwen2", "qwen2_moe", "qwen3", "qwen")
+FAMILIES = ("qwen2", "qwen2_moe", "qwen2_vl", "qwen2_5_vl", "qwen3", "qwen3_moe", "qwen")
 
 
 def rope_theta(config, rope_reader):
     top = config.get("rope_theta", config.get("rotary_emb_base"))
     nested = (config.get("rope_parameters") or {}).get("rope_theta")
     scaling = config.get("rope_scaling") or {}
-    if scaling.get("rope_type", scaling.get("type", "default")) != "default":
+    if scaling.get("rope_type", scaling.get("type", "default")) not in ("default", "mrope"):  # for text the three axes of mrope are one
         raise OracleError("the oracle knows only the default rope")
     theta = {"4": top, "5": nested if nested is not None else top, "any": top if top is not None else nested}[rope_reader]
     if theta is None and rope_reader == "any":
@@ -97,6 +97,8 @@ class Model:
             total = weight[token, chosen].sum() if self.config.get("norm_topk_prob") else np.float32(1)
             for e in chosen:
                 y[token] += weight[token, e] / total * self.swiglu(x[token:token + 1], f"{prefix}.experts.{e}")[0]
+        if prefix + ".shared_expert_gate.weight" not in self.others:
+            return y
         shared = 1 / (1 + np.exp(-self.linear(x, prefix + ".shared_expert_gate")))
         return y + shared * self.swiglu(x, prefix + ".shared_expert")
 
@@ -116,6 +118,8 @@ class Model:
             x = x + (self.experts if moe else self.swiglu)(y, f"{layer}.mlp")
             states.append(x)
         states[-1] = rms_norm(x, self.get(last + ".weight"), self.eps)
+        if "score.weight" in self.others:  # of every token; the model itself takes the last
+            return self.linear(states[-1], "score"), np.stack(states)
         tied = self.config.get("tie_word_embeddings", False)
         head = embedding if tied else self.get("lm_head.weight")
         return states[-1] @ head.T, np.stack(states)

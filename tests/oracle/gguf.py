@@ -24,7 +24,7 @@ BLOCK_NAMES = {
     "ffn_gate_inp_shexp": "mlp.shared_expert_gate", "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
     "ffn_up_shexp": "mlp.shared_expert.up_proj", "ffn_down_shexp": "mlp.shared_expert.down_proj"}
 STACKS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
-FAMILIES = {"qwen2": "qwen2", "qwen2moe": "qwen2_moe", "qwen3": "qwen3"}
+FAMILIES = {"qwen2": "qwen2", "qwen2moe": "qwen2_moe", "qwen2vl": "qwen2_vl", "qwen3": "qwen3", "qwen3moe": "qwen3_moe"}
 
 
 class Reader:
@@ -143,4 +143,11 @@ def config_of(values, tied):
         config.update(num_experts=get("expert_count"), num_experts_per_tok=get("expert_used_count"), norm_topk_prob=False,
                       moe_intermediate_size=get("expert_feed_forward_length"),
                       shared_expert_intermediate_size=get("expert_shared_feed_forward_length"))
+    if family == "qwen3moe":  # its graph does
+        config.update(num_experts=get("expert_count"), num_experts_per_tok=get("expert_used_count"), norm_topk_prob=True,
+                      moe_intermediate_size=get("expert_feed_forward_length"))
+    if family == "qwen2vl":  # its graph wants to know how the axes share the dimensions of a head
+        sections = get("rope.dimension_sections")
+        if len(sections) != 4 or 2 * sum(sections) * config["num_attention_heads"] != config["hidden_size"]:
+            raise OracleError(f"rope.dimension_sections {sections}")
     return config

@@ -3,6 +3,7 @@
 import numpy as np
 
 from decode import read_checkpoint
+from families import MULTIMODAL, head_of
 
 GPTQ = ("qweight", "qzeros", "scales", "g_idx")
 AWQ = ("qweight", "qzeros", "scales")
@@ -59,10 +60,13 @@ def refusal(target, fixture, options=()):
     if fixture.linears is None:
         return "container-pickle"
     family = fixture.config["model_type"]
-    if family == "qwen":
-        return "architecture"
-    if (target, family) in (("optimum-1.19", "qwen3"), ("transformers-5.x", "qwen2_moe")):
+    unknown = {"optimum-1.19": ("qwen3", "qwen3_moe", *MULTIMODAL), "transformers-5.x": ("qwen2_moe", "qwen3_moe")}
+    if family in unknown.get(target, ()):
         return "target-architecture"
+    if "--text-only" in options and target != "gguf":
+        return "text-only"
+    if target == "gguf" and family in MULTIMODAL and "--text-only" not in options:
+        return "vision-gguf"
     facts = fixture.facts = getattr(fixture, "facts", None) or Facts(fixture)
     layout = next((o.removeprefix("--layout=") for o in options if o.startswith("--layout=")), target)
     cannot = "layout-cannot-hold"
@@ -93,6 +97,8 @@ def refusal(target, fixture, options=()):
     if layout == "gguf":
         if facts.scattered or not facts.groups_of(32) or (facts.bits == 8 and not facts.symmetric):  # code - zero spans 511 values
             return cannot
+        if head_of(fixture.config)[0] != "lm_head":
+            return "gguf-name"
         return None if "--allow-rounding" in options or all(holds(l.scale, "F16") for l in facts.linears) else "rounding"
     if layout in DENSE and "--allow-rounding" not in options:
         dtype = DENSE[layout]

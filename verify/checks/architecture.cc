@@ -124,9 +124,9 @@ Status CheckHeads(const Model& model, Findings* findings) {
 void CheckNames(const Model& model, Findings* findings) {
   std::vector<std::string> renamed;
   std::string example;
-  for (TensorIndex i = 0; i < model.canonical.size(); ++i) {
-    if (model.canonical[i].empty() || model.canonical[i] == model.info(i).name) continue;
-    if (renamed.empty()) example = fmt::format("'{}' for '{}'", Escape(model.info(i).name), Escape(model.canonical[i]));
+  for (TensorIndex i = 0; i < model.places.size(); ++i) {
+    if (model.places[i].empty() || model.places[i].front().name == model.info(i).name) continue;
+    if (renamed.empty()) example = fmt::format("'{}' for '{}'", Escape(model.info(i).name), Escape(model.places[i].front().name));
     renamed.push_back(model.info(i).name);
   }
   if (!renamed.empty()) findings->Add("names", fmt::format("{} tensors are not named as {} names them, such as {}", renamed.size(), model.class_name, example), renamed, renamed.size());

@@ -343,6 +343,22 @@ TEST(GgufTokenizerBack, BrokenMetadata) {
   ExpectError(with("tokenizer.chat_template", GgufValue::String("\xff")), Code::kMalformed, "gguf-metadata");
 }
 
+// The text model of Qwen2-VL: its graph wants to know how the axes of images share a head's dimensions.
+TEST(GgufMetadata, SectionsOfTheRopeOfImages) {
+  for (const char* scaling : {R"({"type": "mrope", "mrope_section": [4, 6, 6]})", R"({"rope_type": "default", "mrope_section": [4, 6, 6]})"}) {
+    for (const char* family : {"qwen2_vl", "qwen2_5_vl"}) {
+      const GgufValues values = Must(Make(With({}), Config({{"model_type", fmt::format("\"{}\"", family)}, {"rope_scaling", scaling}})));
+      EXPECT_EQ(*Find(values, "general.architecture"), GgufValue::String("qwen2vl"));
+      EXPECT_EQ(*Find(values, "qwen2vl.rope.dimension_sections"), GgufValue::I32s({4, 6, 6, 0}));
+      EXPECT_EQ(*Find(values, "qwen2vl.embedding_length"), GgufValue::U32(128));
+      const Json back = Must(ConfigFromGguf(values, true));
+      EXPECT_EQ(back.Find("model_type")->text(), "qwen2_vl");
+      EXPECT_EQ(back.Find("rope_scaling")->Dump(-1), R"({"mrope_section": [4, 6, 6], "rope_type": "mrope", "type": "mrope"})");
+    }
+  }
+  ExpectError(Make(With({}), Config({{"model_type", "\"qwen2_vl\""}, {"rope_scaling", R"({"type": "mrope", "mrope_section": [4, 6]})"}})), Code::kMalformed, "gguf-config", {"mrope_section"});
+}
+
 // Every fixture with a tokenizer of its own; that llama.cpp then tokenises alike was tried with llama-cpp-python 0.3.36.
 TEST(GgufMetadata, Fixtures) {
   for (const auto& [fixture, pre] : std::vector<std::pair<std::string, std::string>>{

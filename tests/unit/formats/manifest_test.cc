@@ -20,9 +20,10 @@ Manifest Sample() {
   manifest.publish = "atomic-rename";
   manifest.config_edits = Json::Array();
   manifest.files = {{"model.safetensors", UINT64_MAX, "aa", "bb", 77}, {"empty", 0, "cc", "dd", 0}};
-  manifest.linears = {{"out.q", "in.q", "gptq-v2", "gptq-v1", 64, 32, 64, 16, 4, 8, "same-values", {"v1", "q1"}}};
+  manifest.linears = {{"out.q", "in.q", "gptq-v2", "gptq-v1", 64, 32, 64, 16, 4, 8, "same-values", {}, {"v1", "q1"}}, {"out.k", "in.qk", "gptq-v1", "gptq-v1", 64, 32, 64, 64, 4, 4, "same-codes", {32, 96}}};
+  manifest.tensors = {{"t", Dtype::kBF16, {3, 0, 7}, "model.safetensors", "ee", {"s1", "s2"}, "repack", "same-codes", {}}, {"scalar", Dtype::kF32, {}, "f", "ff", {}, "zero-fill", "same-values", {}, {"v1", "q1"}},
+                      {"bias", Dtype::kF16, {32}, "f", "00", {"in.qk.bias"}, "split", "same-bytes", {32, 96}}};
   manifest.fingerprint = {"vv", "qq"};
-  manifest.tensors = {{"t", Dtype::kBF16, {3, 0, 7}, "model.safetensors", "ee", {"s1", "s2"}, "repack", "same-codes"}, {"scalar", Dtype::kF32, {}, "f", "ff", {}, "zero-fill", "same-values"}};
   manifest.dropped = {{"a", "tied-head", "b"}, {"c", "user", ""}};
   return manifest;
 }
@@ -43,6 +44,12 @@ TEST(ManifestTest, ReadsBackAsItWas) {
   EXPECT_EQ(back.linears[0].exactness, "same-values");
   EXPECT_EQ(back.linears[0].fingerprint.qlf1, "q1");
   EXPECT_EQ(back.fingerprint.values, "vv");
+  EXPECT_EQ(back.linears[0].source_outputs.of, 0U);
+  EXPECT_EQ(back.linears[1].source_outputs.first, 32U);
+  EXPECT_EQ(back.linears[1].source_outputs.of, 96U);
+  EXPECT_EQ(back.tensors[0].source_rows.of, 0U);
+  EXPECT_EQ(back.tensors[2].source_rows.first, 32U);
+  EXPECT_EQ(back.tensors[2].source_rows.of, 96U);
   EXPECT_EQ(back.files[0].head_bytes, 77U);
   EXPECT_EQ(back.tensors[0].dtype, Dtype::kBF16);
   EXPECT_EQ(back.tensors[0].shape, (Shape{3, 0, 7}));
@@ -72,8 +79,10 @@ TEST(ManifestTest, OthersAreRefused) {
     changed.replace(changed.find(from), from.size(), to);
     return ReadManifest(changed);
   };
-  ExpectError(replaced("\"version\": \"1.1\"", "\"version\": \"2.0\""), Code::kRefused, "manifest-version", {"2.0"});
-  Must(replaced("\"version\": \"1.1\"", "\"version\": \"1.7\""));
+  ExpectError(replaced("\"version\": \"1.2\"", "\"version\": \"2.0\""), Code::kRefused, "manifest-version", {"2.0"});
+  for (const char* older_and_newer : {"1.0", "1.7"}) Must(replaced("\"version\": \"1.2\"", fmt::format("\"version\": \"{}\"", older_and_newer)));
+  ExpectError(replaced("\"of\": 96", "\"of\": 0"), Code::kMalformed, "manifest", {"source_outputs"});
+  ExpectError(replaced("\"first\": 32", "\"first\": []"), Code::kMalformed, "manifest", {"source_outputs"});
   ExpectError(replaced("\"format\": \"qwen2-convert-manifest\"", "\"format\": \"other\""), Code::kMalformed, "manifest");
   ExpectError(replaced("\"BF16\"", "\"B17\""), Code::kMalformed, "manifest");
   ExpectError(replaced("\"bytes\": 0", "\"bytes\": -1"), Code::kMalformed, "manifest", {"bytes"});

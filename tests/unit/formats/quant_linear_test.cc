@@ -46,6 +46,31 @@ TEST(QuantLinear, EveryCodeInEveryPlace) {
   }
 }
 
+TEST(CutOutputs, LeavesThoseAsked) {
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kF32}) {
+    QuantLinear linear = RandomLinear(ShapeOf(96, 11, 32, 3), {.dtype = dtype}, 5);
+    for (size_t i = 0; i < linear.zeros.size(); ++i) linear.offsets.push_back(static_cast<float>(i));
+    for (const auto& [first, count] : std::vector<std::pair<uint64_t, uint64_t>>{{0, 11}, {0, 1}, {3, 5}, {10, 1}}) {
+      QuantLinear cut = linear;
+      CutOutputs(first, count, &cut);
+      EXPECT_EQ(cut.shape, ShapeOf(96, count, 32, 3));
+      EXPECT_EQ(cut.group_index, linear.group_index);
+      ASSERT_EQ(cut.codes.size(), count * cut.shape.WordsPerRow());
+      ASSERT_EQ(cut.zeros.size(), 3 * count);
+      ASSERT_EQ(cut.offsets.size(), 3 * count);
+      ASSERT_EQ(cut.scales.size(), 3 * count * InfoOf(dtype).bits / 8);
+      for (uint64_t n = 0; n < count; ++n) {
+        for (uint64_t k = 0; k < 96; ++k) ASSERT_EQ(CodeAt(cut, k, n), CodeAt(linear, k, first + n));
+        for (uint64_t g = 0; g < 3; ++g) {
+          EXPECT_EQ(ZeroAt(cut, g, n), ZeroAt(linear, g, first + n));
+          EXPECT_EQ(cut.Scale(g, n), linear.Scale(g, first + n));
+          EXPECT_EQ(cut.offsets[g * count + n], static_cast<float>(g * 11 + first + n));
+        }
+      }
+    }
+  }
+}
+
 TEST(SplitGroups, RepeatsZerosAndScales) {
   for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16, Dtype::kF32}) {
     // The last two are ragged.

@@ -98,6 +98,10 @@ TEST(Forward, EveryFixtureAgreesWithTransformers) {
     }
     ++agreed;
     EXPECT_LE(Off(ran.value().result.logits[0], expected.Floats("logits").data()), kTolerance) << name;
+    if (!expected.Has("hidden_states")) {  // they were taken from a module that keeps none
+      EXPECT_EQ(name, "autogptq-0.7.1-qwen1-int4-g64");
+      continue;
+    }
     const std::vector<Rows>& states = ran.value().states;
     const std::vector<float> hidden = expected.Floats("hidden_states");
     ASSERT_EQ(hidden.size(), states.size() * states[0].count * states[0].width) << name;
@@ -108,7 +112,7 @@ TEST(Forward, EveryFixtureAgreesWithTransformers) {
       EXPECT_LE(Off(states[i], values), kTolerance * largest) << name << " state " << i;
     }
   }
-  EXPECT_GE(agreed, 20U);  // all but the pickle and the first generation
+  EXPECT_GE(agreed, 21U);  // all but the pickle
 }
 
 TEST(Forward, ScaledRopesAndWindowsAgreeWithTransformers) {

@@ -54,6 +54,21 @@ TEST_F(Rope, YarnFromEitherSide) {
   EXPECT_EQ(Out({{"rope_theta", "1000000.0"}, {"rope_scaling", "{\"type\": \"yarn\", " + factors}, {"rope_parameters", "{\"rope_theta\": 1000000.0, \"rope_type\": \"yarn\", " + factors}}), expected);
 }
 
+// Qwen2-VL: older loaders look for the word mrope, newer ones call it default; for text it is the plain one.
+TEST_F(Rope, SectionsForImagesUnderEitherName) {
+  const std::string expected =
+      "1000000.0\n"
+      R"({"rope_type": "mrope", "type": "mrope", "mrope_section": [16, 24, 24]})"
+      "\n"
+      R"({"rope_theta": 1000000.0, "rope_type": "default", "mrope_section": [16, 24, 24]})";
+  const std::string sections = R"("mrope_section": [16, 24, 24]})";
+  EXPECT_EQ(Out({{"rope_theta", "1000000.0"}, {"rope_scaling", "{\"type\": \"mrope\", " + sections}}), expected);
+  EXPECT_EQ(Out({{"rope_theta", "1000000.0"}, {"rope_scaling", "{\"type\": \"default\", \"rope_type\": \"default\", " + sections}}), expected);
+  EXPECT_EQ(Out({{"rope_parameters", "{\"rope_theta\": 1000000.0, \"rope_type\": \"default\", \"type\": \"default\", " + sections}}), expected);
+  EXPECT_EQ(Out({{"rope_theta", "1000000.0"}, {"rope_scaling", "{\"type\": \"mrope\", " + sections}, {"rope_parameters", "{\"rope_theta\": 1000000.0, \"rope_type\": \"default\", " + sections}}), expected);
+  ExpectError(Plan({{"rope_scaling", "{\"type\": \"mrope\", " + sections}, {"rope_parameters", "{\"rope_type\": \"yarn\", " + sections}}), Code::kMalformed, "config-rope");
+}
+
 TEST_F(Rope, ScalingThatSaysNothing) {
   for (const char* nothing : {"null", "{}"}) {
     const std::string out = Out({{"rope_theta", "1000000.0"}, {"rope_scaling", nothing}});

@@ -2,6 +2,7 @@
 #include "formats/layouts/layout.h"
 
 #include <numeric>
+#include <set>
 
 #include "tests/unit/formats/layouts/content.h"
 
@@ -192,6 +193,26 @@ TEST(Tiles, DecodedAreThoseOfTheWhole) {
       }
     }
   }
+}
+
+// Where two linears are stored as one, the border between them need not be one between words.
+TEST(Tiles, MayBeginAndEndAtAnyOutput) {
+  std::map<std::string, std::set<uint32_t>> seen;
+  for (const Named& content : Contents()) {
+    for (const Layout& layout : Layouts()) {
+      const auto linear = For(layout, content.linear);
+      if (IsDense(layout) || !linear.has_value()) continue;
+      Written written = Write(layout.name, *linear);
+      const QuantShape shape = Detected(written, linear->shape);
+      const QuantLinear whole = ReadAll(&written, shape);
+      seen[std::string(layout.name)].insert(shape.bits);
+      for (const auto& [first, end] : std::vector<std::pair<uint64_t, uint64_t>>{{0, 1}, {0, 17}, {1, 2}, {5, 31}, {7, 30}, {9, shape.out_features}, {31, shape.out_features}, {shape.out_features - 1, shape.out_features}}) {
+        const Tile tile = {0, shape.in_features, first, end - first};
+        ExpectSame(ReadTile(&written, shape, tile, kCodes | kZeros | kScales | kGroupIndex), CutOf(whole, tile), fmt::format("{}: {}, outputs {} to {}", layout.name, content.name, first, end));
+      }
+    }
+  }
+  for (const char* layout : {"gptq-v1", "gptq-v2", "compressed-tensors"}) EXPECT_EQ(seen[layout], (std::set<uint32_t>{2, 3, 4, 8})) << layout;
 }
 
 // The bytes of a part that belong to a range of outputs, by its grid.
