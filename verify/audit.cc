@@ -33,7 +33,7 @@ void NoteUnreadable(const Defects& defects, Subject* subject) {
 
 Status Understand(std::optional<ZeroConvention> zeros, Subject* subject, Defects* defects) {
   Defects found;
-  Result<Model> model = UnderstandModel(*subject->checkpoint, {{}, zeros, &found});
+  Result<Model> model = UnderstandModel(*subject->checkpoint, {{}, zeros, false, &found});
   // What this toolchain wrote it also labelled: its word counts where the data do not show it.
   const auto undecided = std::ranges::find(found, "zeros-undecided", &Error::id);
   if (model.ok() && undecided != found.end() && subject->input.HasEntry(kManifestName) && model.value().quant.has_value()) {

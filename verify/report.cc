@@ -16,7 +16,7 @@ Json DistanceJson(const Distance& distance) {
 }
 
 // Puts a file where `path` says, in one step.
-Status Place(const std::string& path, const std::string& content) {
+Status PutFile(const std::string& path, const std::string& content) {
   const std::string absolute = AbsolutePath(path);
   const std::string name = BaseName(absolute);
   const std::string fresh = fmt::format(".{}.new", name);
@@ -116,7 +116,7 @@ Result<Json> ReadReport(std::string_view text) {
   return json;
 }
 
-Status WriteReport(const std::string& path, const Json& report) { return Place(path, report.Dump() + "\n"); }
+Status WriteReport(const std::string& path, const Json& report) { return PutFile(path, report.Dump() + "\n"); }
 
 Status WriteObservation(const std::string& path, const Observation& observation) {
   const auto append = [](const Rows& rows, std::string* data) {
@@ -133,7 +133,7 @@ Status WriteObservation(const std::string& path, const Observation& observation)
     entries.push_back({"logits", Dtype::kF32, {tokens, observation.logits.width}});
     append(observation.logits, &data);
   }
-  return Place(path, BuildSafetensorsHead(entries) + data);
+  return PutFile(path, BuildSafetensorsHead(entries) + data);
 }
 
 uint64_t PeakMemory() {

@@ -299,7 +299,7 @@ TEST_F(GgufCheckpoint, VisionPartsAndSafetensorsComeFirst) {
 TEST_F(CheckpointTest, GoesOnAfterDefects) {
   TwoShards();
   Index(R"({"a": "s1.safetensors", "b": "s2.safetensors", "c": "../c", "d": 7, "e": "s3.safetensors"})");
-  test::WriteWhole(folder_ / "s2.safetensors", Bytes(3, std::byte{1}));
+  test::WriteWhole(folder_ / "s2.safetensors", std::string(3, 1));
   test::WriteWhole(folder_ / "config.json", "{");
   Defects defects;
   const Checkpoint checkpoint = Must(Checkpoint::Open(folder_.path(), Links::kRefuse, &defects));

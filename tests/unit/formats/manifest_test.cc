@@ -21,7 +21,7 @@ Manifest Sample() {
   manifest.config_edits = Json::Array();
   manifest.files = {{"model.safetensors", UINT64_MAX, "aa", "bb", 77}, {"empty", 0, "cc", "dd", 0}};
   manifest.linears = {{"out.q", "in.q", "gptq-v2", "gptq-v1", 64, 32, 64, 16, 4, 8, "same-values", {}, {"v1", "q1"}}, {"out.k", "in.qk", "gptq-v1", "gptq-v1", 64, 32, 64, 64, 4, 4, "same-codes", {32, 96}}};
-  manifest.tensors = {{"t", Dtype::kBF16, {3, 0, 7}, "model.safetensors", "ee", {"s1", "s2"}, "repack", "same-codes", {}}, {"scalar", Dtype::kF32, {}, "f", "ff", {}, "zero-fill", "same-values", {}, {"v1", "q1"}},
+  manifest.tensors = {{"t", Dtype::kBF16, {3, 0, 7}, "model.safetensors", "ee", {"s1", "s2"}, "repack", "same-codes", {}}, {"scalar", Dtype::kF32, {}, "f", "ff", {}, "zero-fill", "same-values", {}},
                       {"bias", Dtype::kF16, {32}, "f", "00", {"in.qk.bias"}, "split", "same-bytes", {32, 96}}};
   manifest.fingerprint = {"vv", "qq"};
   manifest.dropped = {{"a", "tied-head", "b"}, {"c", "user", ""}};
