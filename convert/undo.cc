@@ -240,6 +240,9 @@ Status CheckUndo(const Plan& plan) {
     if (tensor.exactness == Exactness::kRounded) return Refused("undo-rounded", "tensor '{}' is rounded, so what it was is lost; {}", Escape(tensor.name), kInstead);
     if (tensor.source == PlannedTensor::Source::kCast) return Refused("undo-cast", "tensor '{}' is stored in another type, which --undo does not take back; {}", Escape(tensor.name), kInstead);
   }
+  for (const auto& [name, linear] : model.linears) {
+    if (linear.rows.IsPart()) return Refused("undo-layout", "linear '{}' is one of several that the input keeps as one, which --undo does not join again; {}", Escape(name), kInstead);
+  }
   for (const PlannedTensor& tensor : plan.tensors) {
     if (tensor.source != PlannedTensor::Source::kEncode) continue;
     const Layout& from = *tensor.linear->linear->layout;

@@ -33,7 +33,7 @@ struct Linear {
   uint64_t StoredOutputs() const { return rows.IsPart() ? rows.of : expected.out_features; }
   QuantShape StoredShape() const {
     QuantShape shape = traits.shape;
-    shape.out_features = StoredOutputs();
+    if (rows.IsPart()) shape.out_features = rows.of;
     return shape;
   }
   std::optional<TensorIndex> Part(std::string_view suffix) const;

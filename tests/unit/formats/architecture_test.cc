@@ -109,7 +109,9 @@ TEST(ArchitectureTest, NamesThatAreNotKnown) {
 TEST(ArchitectureTest, NamesOfTheFirstGeneration) {
   const Architecture qwen = Must(FindArchitecture("qwen"));
   EXPECT_EQ(qwen.model_type, "qwen2");
-  const Skeleton skeleton = Must(qwen.Expand(Config(R"(, "num_key_value_heads": 28)"), "Qwen2ForCausalLM"));
+  Json config = Config();
+  config.Set("num_key_value_heads", Json::Integer(28));  // as many as heads
+  const Skeleton skeleton = Must(qwen.Expand(config, "Qwen2ForCausalLM"));
   for (const char* wrapper : {"", "base_model.model.", "module."}) {
     const std::vector<Place> places = qwen.Places(skeleton, std::string(wrapper) + "transformer.h.7.attn.c_attn.qzeros");
     ASSERT_EQ(places.size(), 3U) << wrapper;

@@ -44,7 +44,7 @@ TEST(TargetTest, CombinedIsWhatBothTake) {
     const Target both = Must(CombineTargets(pair));
     ASSERT_EQ(both.layouts.size(), 1U);
     EXPECT_EQ(both.layouts[0].layout->name, "gptq-v1");
-    EXPECT_EQ(both.refuses_architectures.size(), 1U);
+    EXPECT_EQ(both.refuses_architectures.size(), 2U);  // the two with quantised experts
   }
   ExpectError(CombineTargets({four, old}), Code::kRefused, "target-conflict", {"transformers-4.x", "optimum-1.19"});
   Target other = four;
