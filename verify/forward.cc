@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "formats/base/text.h"
@@ -82,7 +83,7 @@ void Attend(const ForwardConfig& config, uint64_t first, uint64_t begin, uint64_
   const double scale = 1.0 / std::sqrt(static_cast<double>(dim));
   const float* query = q.At(first + t) + h * dim;
   std::vector<double> weights(t + 1 - begin);
-  double largest = -INFINITY;
+  double largest = -std::numeric_limits<double>::infinity();
   for (uint64_t s = begin; s <= t; ++s) {
     const float* key = k.At(first + s) + kv;
     double dot = 0;

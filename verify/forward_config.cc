@@ -37,9 +37,9 @@ bool FlagAt(const Json& config, const char* key, bool fallback) {
   return value == nullptr ? fallback : value->AsBool().value_or(fallback);
 }
 
-std::string TextAt(const Json* object, const char* key, std::string fallback) {
+std::string TextAt(const Json* object, const char* key, const std::string& fallback) {
   const Json* value = object == nullptr ? nullptr : object->Find(key);
-  return value != nullptr && value->is_string() ? value->text() : std::move(fallback);
+  return value != nullptr && value->is_string() ? value->text() : fallback;
 }
 
 // The scaling in effect, under the name of either generation; null if there is none.

@@ -32,7 +32,7 @@ void CheckHeader(const CheckInput& input, const WeightFile& weights, Findings* f
   std::vector<std::string> misaligned;
   uint64_t needed = 0;
   for (const TensorInfo& tensor : header.tensors) {
-    const uint64_t width = std::max(1, InfoOf(tensor.dtype).bits / 8);
+    const uint64_t width = std::max<uint64_t>(1, InfoOf(tensor.dtype).bits / 8U);
     if (tensor.offset % width != 0) misaligned.push_back(tensor.name);
     needed += 256 + 2 * tensor.name.size();
   }
