@@ -57,9 +57,9 @@ uint64_t OutputUnit(const Layout& layout, const QuantShape& shape, uint8_t compo
       cut = true;
       unit = std::lcm(unit, axis.elements);
     }
-    if (!cut) return shape.out_features;  // such a part is read whole
+    if (!cut) return std::max<uint64_t>(1, shape.out_features);  // such a part is read whole
   }
-  return std::min(unit, shape.out_features);
+  return std::max<uint64_t>(1, std::min(unit, shape.out_features));  // never 0: it divides
 }
 
 Result<QuantLinear> DecodeUnits(const Layout& layout, const QuantShape& shape, const PartSource& source, uint8_t components, const Tile& tile) {

@@ -48,7 +48,7 @@ COUNTER_PROOFS = [
 
 # Left out of the matrix, whose judges load causal language models only, or have not been tried on them yet; run.py and
 # the oracle have them.
-NOT_IN_MATRIX = ("autogptq-0.7.1-qwen1-int4-g64", "gptqmodel-7.7-qwen3-moe-int4-g64", "gptqmodel-7.7-qwen2-vl-int4-g64", "gptqmodel-7.7-qwen2.5-vl-int4-g128", "optimum-2.0-classifier-int4-g128")
+NOT_IN_MATRIX = ("autogptq-0.7.1-qwen1-int4-g64", "gptqmodel-7.7-qwen3-moe-int4-g64", "gptqmodel-7.7-qwen2-vl-int4-g64", "gptqmodel-7.7-qwen2.5-vl-int4-g128", "optimum-2.3-classifier-int4-g128")
 
 # The matrix of fixtures and targets (matrix.py). What a target must refuse follows from what its layout can hold; the
 # facts of a fixture are those of facts.py, which decodes it without the tool.

@@ -54,8 +54,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Fixture{"autogptq-0.7.1-int4-perchannel-actorder", k4, nullptr}, Fixture{"autogptq-0.7.1-int8-g128-sym-tied", k4, nullptr},
                     Fixture{"autogptq-0.7.1-moe-int4-g64", k4, nullptr}, Fixture{"autogptq-0.7.1-moe-int4-g64", k5, "target-architecture"},
                     Fixture{"autogptq-0.7.1-qwen1-int4-g64", k4, nullptr}, Fixture{"gptqmodel-7.7-awq-g64", k4, nullptr}, Fixture{"gptqmodel-7.7-int4-g128", k4, nullptr},
-                    Fixture{"gptqmodel-7.7-int4-g64-asym-v2", k4, nullptr}, Fixture{"gptqmodel-7.7-qwen3-int4-g64", k4, nullptr}, Fixture{"gptqmodel-7.7-qwen2-vl-int4-g64", k4, nullptr}, Fixture{"gptqmodel-7.7-qwen2.5-vl-int4-g128", k4, nullptr},
-                    Fixture{"gptqmodel-7.7-qwen3-moe-int4-g64", k4, nullptr}, Fixture{"optimum-1.19.2-int4-g128-sharded", k4, nullptr},
+                    Fixture{"gptqmodel-7.7-int4-g64-asym-v2", k4, nullptr}, Fixture{"gptqmodel-7.7-qwen3-int4-g64", k4, nullptr}, Fixture{"gptqmodel-7.7-qwen3-moe-int4-g64", k4, nullptr},
+                    Fixture{"gptqmodel-7.7-qwen3-moe-int4-g64", k5, "target-architecture"}, Fixture{"gptqmodel-7.7-qwen2-vl-int4-g64", k4, nullptr}, Fixture{"gptqmodel-7.7-qwen2-vl-int4-g64", "gguf", "vision-gguf"},
+                    Fixture{"gptqmodel-7.7-qwen2.5-vl-int4-g128", k5, nullptr}, Fixture{"optimum-2.3-classifier-int4-g128", k4, nullptr}, Fixture{"optimum-1.19.2-int4-g128-sharded", k4, nullptr},
                     Fixture{"published-int4-g128-sharded", k4, nullptr}, Fixture{"published-int8-g128-tied", k4, nullptr}, Fixture{"resaved-transformers-4.57-int4-g32-asym", k4, nullptr},
                     Fixture{"resaved-transformers-5.23-int4-g128", k4, nullptr}));
 
