@@ -8,6 +8,7 @@ Prints a line for each failure, then 'PART: N passed, N failed'; exits 1 if any 
 
 import argparse
 import html.parser
+import importlib.util
 import json
 import pathlib
 import re
@@ -182,7 +183,9 @@ def limited():
 
 
 def part_malformed(tools):
-    import run as malformed  # the tables and the runner of tests/malformed
+    spec = importlib.util.spec_from_file_location("malformed_run", PROJECT / "tests" / "malformed" / "run.py")
+    malformed = importlib.util.module_from_spec(spec)  # the tables and the runner
+    spec.loader.exec_module(malformed)
 
     results = Results("malformed")
     with tempfile.TemporaryDirectory(prefix="qwen2-audit-") as scratch:
@@ -213,7 +216,8 @@ def part_malformed(tools):
                 document = None
             said = document is not None and ("findings" in document or "error" in document)
             results.check(said, f"{name}: exit {code}, no document: {str(err)[-200:]}")
-            if said and case.expected()[0] in (65, 69) and "--drop" not in " ".join(map(str, box.options)) and case.id not in ("I17",):
+            of_target = case.base == "mlx" and case.expected()[0] == 69  # refused by the target of the conversion
+            if said and case.expected()[0] in (65, 69) and not of_target and "--drop" not in " ".join(map(str, box.options)):
                 errors = [f for f in document.get("findings", []) if f["severity"] != "note"] or document.get("error")
                 results.check(bool(errors) and code != 0, f"{name}: exit {code}, nothing is said of it")
             difference = malformed.difference(before, malformed.snapshot(work))
