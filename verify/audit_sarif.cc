@@ -36,7 +36,7 @@ Json ResultOf(const Finding& finding, const AuditReport& report) {
     location.Set("logicalLocations", std::move(logical));
   }
   Json locations = Json::Array({std::move(location)});
-  const std::string text = fmt::format("{}. What to do: {}", finding.message, Escape(FixText(*finding.kind, report.words), 2000));
+  const std::string text = fmt::format("{}. What to do: {}", finding.message, FixText(*finding.kind, report.words));
   return Json::Object({{"ruleId", Json::String(finding.kind->id)}, {"level", Json::String(Level(finding.kind->severity))}, {"message", Message(text)}, {"locations", std::move(locations)}});
 }
 
