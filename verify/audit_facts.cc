@@ -104,6 +104,7 @@ void AddConfig(const CheckInput& input, Json* facts) {
 
 Json FactsOf(const CheckInput& input, const Findings& findings, const Maker& maker, const std::string& unreadable) {
   Json facts = Json::Object();
+  facts.Set("single_file", Json::Bool(input.single_file && !input.Gguf()));
   facts.Set("container", Text(ContainerOf(input)));
   facts.Set("standard_names", Json::Bool(StandardNames(input)));
   facts.Set("unreadable", Json::Bool(!unreadable.empty()));

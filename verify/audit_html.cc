@@ -51,8 +51,10 @@ std::string FindingsSection(const AuditReport& report) {
     html += fmt::format("<div class=\"f {0}\"><b>{0}</b> <code>{1}</code>: {2}", NameOf(finding.kind->severity), finding.kind->id, HtmlText(finding.message));
     if (finding.count > 1 && !finding.tensors.empty()) {
       html += "<br><span class=\"soft\">";
-      for (size_t i = 0; i < finding.tensors.size(); ++i) html += (i > 0 ? ", " : "") + fmt::format("<code>{}</code>", HtmlName(finding.tensors[i]));
-      if (finding.count > finding.tensors.size()) html += fmt::format(" and {} more", finding.count - finding.tensors.size());
+      constexpr size_t kShown = 8;
+      const size_t shown = std::min(kShown, finding.tensors.size());
+      for (size_t i = 0; i < shown; ++i) html += (i > 0 ? ", " : "") + fmt::format("<code>{}</code>", HtmlName(finding.tensors[i]));
+      if (finding.count > shown) html += fmt::format(" and {} more", finding.count - shown);
       html += "</span>";
     }
     html += fmt::format("<code class=\"fix\">{}</code></div>\n", HtmlText(FixText(*finding.kind, report.words)));

@@ -12,7 +12,7 @@ namespace {
 std::vector<std::string> NamesIn(std::string_view message) {
   std::vector<std::string> names;
   for (const std::string_view word : {"tensor '", "linear '", "tensors '"}) {
-    for (size_t at = message.find(word); at != std::string_view::npos && names.size() < Findings::kNames; at = message.find(word, at + 1)) {
+    for (size_t at = message.find(word); at != std::string_view::npos && names.size() < 8; at = message.find(word, at + 1)) {
       const size_t begin = at + word.size();
       const size_t end = message.find('\'', begin);
       if (end == std::string_view::npos) break;

@@ -83,6 +83,10 @@ void CheckContainer(const CheckInput& input, Findings* findings) {
   for (const Note& note : input.checkpoint->notes()) {
     const bool header = note.id == "safetensors";
     if (header && note.message.find("no metadata") != std::string::npos) continue;  // said below
+    if (FindKind(note.id) == nullptr) {
+      findings->Add("unmanaged", fmt::format("{} [{}]", note.message, note.id));
+      continue;
+    }
     findings->Add(header && note.message.ends_with("no tensors") ? "no-tensors" : note.id, note.message);
   }
   CheckHeaders(input, findings);
