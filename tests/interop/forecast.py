@@ -20,6 +20,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 PROJECT = HERE.parent.parent
 FIXTURES = PROJECT / "fixtures"
 SEEN = HERE / "seen.json"
+NOT_RUN = "not run"
 
 
 def verdict_of(text):
@@ -71,9 +72,10 @@ def compare(seen, forecasts):
     rows = []
     for row in seen["rows"]:
         fixture, stack = row["fixture"], row["stack"]
-        forecast = forecasts.of(FIXTURES / fixture / "checkpoint", stack)
-        rows.append((fixture, stack, "untouched", forecast["verdict"], verdict_of(row["before"]), forecast["reason"], row["before"]))
-        if not row["after"].startswith("refused"):
+        if row["before"] != NOT_RUN:
+            forecast = forecasts.of(FIXTURES / fixture / "checkpoint", stack)
+            rows.append((fixture, stack, "untouched", forecast["verdict"], verdict_of(row["before"]), forecast["reason"], row["before"]))
+        if not row["after"].startswith("refused") and row["after"] != NOT_RUN:
             forecast = forecasts.converted(fixture, seen["targets"][stack], stack)
             rows.append((fixture, stack, "converted", forecast["verdict"], verdict_of(row["after"]), forecast["reason"], row["after"]))
     return rows
