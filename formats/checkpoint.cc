@@ -216,7 +216,7 @@ Status Checkpoint::ReadShard(const std::string& name, bool hold_open) {
   const FileStamp stamp = file.stamp();
   std::optional<InputFile> open;
   if (hold_open) open = std::move(file);
-  files_.push_back({name, stamp, std::move(open)});
+  files_.push_back({name, stamp, std::move(open), std::move(header.metadata)});
   return {};
 }
 
@@ -248,7 +248,7 @@ Status Checkpoint::ReadGgufFile(const std::string& name, bool hold_open) {
   const FileStamp stamp = file.stamp();
   std::optional<InputFile> open;
   if (hold_open) open = std::move(file);
-  files_.push_back({name, stamp, std::move(open)});
+  files_.push_back({name, stamp, std::move(open), {}});
   if (FindGguf(header.values, "general.architecture") == nullptr) return {};  // not the first of a series
   // A config.json that lies beside the file is another tool's idea of it: the file itself is believed.
   const bool head = std::ranges::any_of(tensors_, [](const TensorInfo& tensor) { return tensor.name == "output.weight"; });

@@ -30,6 +30,7 @@ struct WeightFile {
   std::string name;
   FileStamp stamp;               // as it was when its header was read
   std::optional<InputFile> open;  // held only where the files are few
+  std::vector<std::pair<std::string, std::string>> metadata;  // of a safetensors file
 };
 
 class Checkpoint {

@@ -6,9 +6,16 @@
 # Or converts every fixture for every target, and has each output read by the libraries it is for:
 #   scripts/interop.sh --matrix [--stacks=LIST] [--targets=LIST] [--fixtures=LIST] [--markdown=FILE] [--json=FILE]
 # Stacks: peers (compressed-tensors, gguf, mlx) t5 t4.40-o1.20 llama vllm (default: all five).
+#
+# Or holds the forecast of qwen2-audit against these loaders, predicted beside seen; with --recorded against what was seen last:
+#   scripts/interop.sh --forecast [--recorded] [--record] [--markdown=FILE]
 set -euo pipefail
 export QWEN2_INTEROP_DIR=${QWEN2_INTEROP_DIR:-${TMPDIR:-/tmp}/qwen2-interop}
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+if [[ " $* " == *" --forecast "* && " $* " == *" --recorded "* ]]; then
+  exec /usr/bin/python3 "$project/tests/interop/forecast.py"
+fi
 
 # python3-dev and g++: auto-gptq is built from source, and GPTQModel compiles its kernels at the first load.
 packages=(python3 python3-venv python3-dev g++ git)
@@ -41,5 +48,16 @@ bash "$project/tests/interop/stacks.sh" "${names[@]}"
 
 if [[ ! -x $project/build/bin/qwen2-convert ]]; then
   ("$project/scripts/packages.sh" && "$project/scripts/build.sh" release) >&2
+fi
+if [[ " $* " == *" --forecast "* ]]; then
+  results=$(mktemp)
+  trap 'rm -f "$results"' EXIT
+  /usr/bin/python3 "$project/tests/interop/run.py" --json="$results" >&2 || true
+  options=()
+  for argument in "$@"; do
+    [[ $argument == --forecast ]] || options+=("$argument")
+  done
+  /usr/bin/python3 "$project/tests/interop/forecast.py" --results="$results" "${options[@]}"
+  exit
 fi
 exec /usr/bin/python3 "$project/tests/interop/$program" "$@"

@@ -54,7 +54,11 @@ Result<Subject> Read(const std::string& path, const AuditRequest& request, Findi
   subject.checkpoint = std::make_unique<Checkpoint>(std::move(opened).value());
   subject.input.checkpoint = subject.checkpoint.get();
   NoteUnreadable(defects, &subject);
-  if (!subject.input.single_file) {
+  if (subject.input.single_file) {
+    const bool absent = !defects.empty() && defects.front().id == "file-missing";
+    if (absent) return Usage("path", "there is no file or folder '{}'", Escape(path));
+    for (const WeightFile& file : subject.checkpoint->files()) subject.input.entries.push_back({file.name, FileKind::kRegular});
+  } else {
     QC_ASSIGN(subject.input.entries, subject.checkpoint->location().dir().List());
   }
   const bool has_config = subject.checkpoint->config().has_value();

@@ -93,8 +93,8 @@ void AddConfig(const CheckInput& input, Json* facts) {
   const std::string name = type != nullptr && type->is_string() ? Escape(type->text(), 40) : "";
   facts->Set("model_type", Text(name));
   facts->Set("remote_code_needed", Json::Bool(name == "qwen" && !input.Gguf()));
-  const Json* top = config->Find("rope_theta");
-  const Json* inner = FindPath(*config, {"rope_parameters", "rope_theta"});
+  const Json* top = input.TextConfig().Find("rope_theta");
+  const Json* inner = FindPath(input.TextConfig(), {"rope_parameters", "rope_theta"});
   constexpr double kDefault = 10000;
   const bool modern_only = (top == nullptr || top->is_null()) && inner != nullptr && inner->AsDouble() != kDefault;
   facts->Set("rope", Text(modern_only ? "new-form-only" : "both-or-old"));
@@ -104,6 +104,7 @@ void AddConfig(const CheckInput& input, Json* facts) {
 
 Json FactsOf(const CheckInput& input, const Findings& findings, const Maker& maker, const std::string& unreadable) {
   Json facts = Json::Object();
+  facts.Set("single_file", Json::Bool(input.single_file && !input.Gguf()));
   facts.Set("container", Text(ContainerOf(input)));
   facts.Set("standard_names", Json::Bool(StandardNames(input)));
   facts.Set("unreadable", Json::Bool(!unreadable.empty()));

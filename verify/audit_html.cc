@@ -22,7 +22,7 @@ p{margin:.4rem 0}.soft{color:var(--soft)}
 .f b{color:var(--c)}code{font:.875em/1.4 ui-monospace,monospace}
 .fix{display:block;margin-top:.3rem;white-space:pre-wrap}
 .table{overflow-x:auto}table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.3rem .6rem .3rem 0;border-bottom:1px solid var(--line)}
-td.n{text-align:right;white-space:nowrap}.v{font-weight:600;white-space:nowrap;color:var(--c)}
+th.n,td.n{text-align:right;white-space:nowrap}.w,th{white-space:nowrap}.v{font-weight:600;white-space:nowrap;color:var(--c)}
 svg{width:100%;max-width:620px;height:auto;display:block;font:11px system-ui,sans-serif}
 svg text{fill:var(--fg)}svg .l{text-anchor:end}.b{fill:var(--bar)}.g{stroke:var(--line)}.r{stroke:var(--bar);stroke-width:2}
 @media print{body{max-width:none;padding:0;font-size:11pt}:root{--bg:#fff;--fg:#000;--soft:#444;--line:#999;--card:#fff;--bar:#2f6fb3;--err:#b3261e;--warn:#8a5a00;--note:#3d5a80;--ok:#1e6b3a}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
@@ -33,8 +33,8 @@ std::string_view ClassOf(const AuditReport& report) { return report.Count(Severi
 std::string_view ClassOfVerdict(std::string_view verdict) { return verdict == "clean" ? "good" : verdict == "reports" ? "warning" : verdict == "unknown" ? "note" : "error"; }
 
 std::string Head(const AuditReport& report) {
-  std::string html = fmt::format("<h1>{}</h1>\n<p class=\"verdict {}\">{}</p>\n", HtmlText(report.path), ClassOf(report), HtmlText(VerdictText(report)));
-  if (!report.class_name.empty()) html += fmt::format("<p>{}, {}</p>\n", HtmlText(report.class_name), HtmlText(report.quantisation.empty() ? "float" : report.quantisation, 600));
+  std::string html = fmt::format("<h1>{}</h1>\n<p class=\"verdict {}\">{}</p>\n", HtmlName(report.path), ClassOf(report), HtmlText(VerdictText(report)));
+  if (!report.class_name.empty()) html += fmt::format("<p>{}, {}</p>\n", HtmlName(report.class_name), HtmlText(report.quantisation.empty() ? "float" : report.quantisation));
   html += fmt::format("<p>Made by {}{}{}{}.</p>\n", HtmlText(report.maker.name), report.maker.versions.empty() ? "" : " ", HtmlText(report.maker.versions), report.maker.resaved ? ", then loaded and saved again by transformers" : "");
   html += "<p class=\"soft\">";
   for (size_t i = 0; i < report.maker.evidence.size(); ++i) html += (i > 0 ? "; " : "") + HtmlText(report.maker.evidence[i]);
@@ -48,14 +48,16 @@ std::string FindingsSection(const AuditReport& report) {
   std::string html = "<h2>Findings</h2>\n";
   if (report.findings.empty()) html += "<p>None.</p>\n";
   for (const Finding& finding : report.findings) {
-    html += fmt::format("<div class=\"f {0}\"><b>{0}</b> <code>{1}</code>: {2}", NameOf(finding.kind->severity), finding.kind->id, HtmlText(finding.message, 1200));
+    html += fmt::format("<div class=\"f {0}\"><b>{0}</b> <code>{1}</code>: {2}", NameOf(finding.kind->severity), finding.kind->id, HtmlText(finding.message));
     if (finding.count > 1 && !finding.tensors.empty()) {
       html += "<br><span class=\"soft\">";
-      for (size_t i = 0; i < finding.tensors.size(); ++i) html += (i > 0 ? ", " : "") + fmt::format("<code>{}</code>", HtmlText(finding.tensors[i]));
-      if (finding.count > finding.tensors.size()) html += fmt::format(" and {} more", finding.count - finding.tensors.size());
+      constexpr size_t kShown = 8;
+      const size_t shown = std::min(kShown, finding.tensors.size());
+      for (size_t i = 0; i < shown; ++i) html += (i > 0 ? ", " : "") + fmt::format("<code>{}</code>", HtmlName(finding.tensors[i]));
+      if (finding.count > shown) html += fmt::format(" and {} more", finding.count - shown);
       html += "</span>";
     }
-    html += fmt::format("<code class=\"fix\">{}</code></div>\n", HtmlText(FixText(*finding.kind, report.words), 2000));
+    html += fmt::format("<code class=\"fix\">{}</code></div>\n", HtmlText(FixText(*finding.kind, report.words)));
   }
   return html;
 }
@@ -64,7 +66,7 @@ std::string ForecastSection(const AuditReport& report) {
   std::string html = "<h2>Who can load it</h2>\n<div class=\"table\"><table><tr><th>loader</th><th>verdict</th><th>why</th></tr>\n";
   for (const Forecast& each : report.forecast) {
     const std::string verified = each.verified_with.empty() ? "not verified" : Join(each.verified_with, "; ");
-    html += fmt::format("<tr><td><code>{}</code></td><td class=\"v {}\">{}</td><td>{}<br><span class=\"soft\">{}</span></td></tr>\n", each.loader, ClassOfVerdict(each.verdict), each.verdict, HtmlText(each.reason, 600), HtmlText(verified));
+    html += fmt::format("<tr><td class=\"w\"><code>{}</code></td><td class=\"v {}\">{}</td><td>{}<br><span class=\"soft\">{}</span></td></tr>\n", each.loader, ClassOfVerdict(each.verdict), each.verdict, HtmlText(each.reason), HtmlText(verified));
   }
   return html + "</table></div>\n";
 }
@@ -88,11 +90,11 @@ std::string LinearsSection(const AuditReport& report) {
         name += linear.name[i++];
       }
     }
-    Role& role = roles[fmt::format("<td><code>{}</code></td><td>{}</td><td>{} × {}</td><td>{} bits, {}</td>", HtmlText(name), HtmlText(linear.layout), linear.in_features, linear.out_features, linear.bits, linear.group_size)];
+    Role& role = roles[fmt::format("<td><code>{}</code></td><td>{}</td><td>{} × {}</td><td>{} bits, {}</td>", HtmlName(name), HtmlText(linear.layout), linear.in_features, linear.out_features, linear.bits, linear.group_size)];
     ++role.count;
     role.bytes += linear.bytes;
   }
-  std::string html = "<h2>Quantised linears</h2>\n<div class=\"table\"><table><tr><th>linear</th><th>layout</th><th>in × out</th><th>bits, group</th><th>count</th><th>bytes</th></tr>\n";
+  std::string html = "<h2>Quantised linears</h2>\n<div class=\"table\"><table><tr><th>linear</th><th>layout</th><th>in × out</th><th>bits, group</th><th class=\"n\">count</th><th class=\"n\">bytes</th></tr>\n";
   constexpr size_t kRows = 200;
   size_t rows = 0;
   for (const auto& [cells, role] : roles) {
@@ -105,7 +107,7 @@ std::string LinearsSection(const AuditReport& report) {
 }
 
 std::string DtypesSection(const AuditReport& report) {
-  std::string html = "<h2>Tensors</h2>\n<div class=\"table\"><table><tr><th>dtype</th><th>tensors</th><th>bytes</th></tr>\n";
+  std::string html = "<h2>Tensors</h2>\n<div class=\"table\"><table><tr><th>dtype</th><th class=\"n\">tensors</th><th class=\"n\">bytes</th></tr>\n";
   for (const PartSize& dtype : report.dtypes) html += fmt::format("<tr><td><code>{}</code></td><td class=\"n\">{}</td><td class=\"n\">{}</td></tr>\n", dtype.name, dtype.tensors, HumanBytes(dtype.bytes));
   return html + "</table></div>\n";
 }
@@ -121,11 +123,11 @@ std::string AuditHtml(const std::vector<AuditReport>& reports) {
   std::string html = fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<meta name=\"color-scheme\" content=\"light dark\">\n"
       "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n<title>{}</title>\n<style>{}</style></head><body>\n",
-      reports.size() == 1 ? HtmlText(reports.front().path) : fmt::format("{} checkpoints", reports.size()), kStyle);
+      reports.size() == 1 ? HtmlName(reports.front().path) : fmt::format("{} checkpoints", reports.size()), kStyle);
   for (const AuditReport& report : reports) {
     html += Head(report) + FindingsSection(report) + ForecastSection(report) + LinearsSection(report) + DtypesSection(report);
     html += PlotSection("Size by part", "Bytes of all tensors.", SizePlot(report));
-    html += PlotSection("Zero points", HtmlText(report.zero_evidence, 400), ZeroPlot(report));
+    html += PlotSection("Zero points", HtmlText(report.zero_evidence), ZeroPlot(report));
     html += PlotSection("Codes", "Shares of the codes of each layer, all linears together: healthy weights have one hill in the middle.", HistogramPlot(report));
     html += PlotSection("Scales", "From the smallest scale that is not zero to the largest.", ScalePlot(report));
     if (!report.data.has_value()) html += "<p class=\"soft\">Codes and scales are shown with --read-data.</p>\n";

@@ -1,11 +1,14 @@
 // qwen2-audit: see --help.
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <new>
 
 #include "formats/base/text.h"
 #include "verify/audit_options.h"
+#include "verify/audit_report.h"
 #include "verify/model_compare.h"
 #include "verify/report.h"
 
@@ -112,10 +115,50 @@ Result<Outcome> CompareWith(const Opened& opened, const AuditOptions& options) {
   return outcome;
 }
 
+// Creates the file, or replaces it.
+Status WriteReport(const std::string& path, const std::string& text) {
+  std::FILE* file = std::fopen(path.c_str(), "wb");
+  const auto failed = [&] { return q2c::MakeError(Code::kIo, "report", "file '{}' could not be written: {}", q2c::Escape(path), std::strerror(errno)); };
+  if (file == nullptr) return failed();
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  if (std::fclose(file) != 0 || !written) return failed();
+  return {};
+}
+
+Result<Outcome> RunAudits(const AuditOptions& options) {
+  using Format = AuditOptions::Format;
+  q2c::AuditRequest request = options.request;
+  request.check_stop = CheckSignal;
+  std::vector<q2c::AuditReport> reports;
+  Outcome outcome;
+  for (const std::string& path : options.paths) {
+    QC_ASSIGN(q2c::AuditReport report, q2c::RunAudit(path, request));
+    const Code code = q2c::ExitCode(report.findings, options.fail_on);
+    if (outcome.code == Code::kOk) outcome.code = code;
+    if (outcome.code == Code::kOk && report.nothing_to_compare) outcome.code = Code::kNotRun;
+    if (options.format == Format::kText) outcome.text += (reports.empty() ? "" : "\n") + q2c::AuditText(report);
+    reports.push_back(std::move(report));
+  }
+  if (options.format == Format::kJson) outcome.text = q2c::AuditJson(reports).Dump() + "\n";
+  if (options.format == Format::kSarif) outcome.text = q2c::AuditSarif(reports).Dump() + "\n";
+  if (!options.report.empty()) {
+    QC_TRY(WriteReport(options.report, options.report.ends_with(".html") ? q2c::AuditHtml(reports) : q2c::AuditJson(reports).Dump() + "\n"));
+  }
+  return outcome;
+}
+
+Outcome ListFindings(const AuditOptions& options) {
+  using Format = AuditOptions::Format;
+  if (options.format == Format::kMarkdown) return {q2c::FindingsMarkdown()};
+  return {options.format == Format::kJson ? q2c::FindingsTableJson().Dump() + "\n" : q2c::FindingsText()};
+}
+
 Result<Outcome> Run(const AuditOptions& options) {
   using Mode = AuditOptions::Mode;
   if (options.mode == Mode::kHelp) return Outcome{q2c::AuditHelp()};
   if (options.mode == Mode::kVersion) return Outcome{"qwen2-audit " Q2C_VERSION "\n"};
+  if (options.mode == Mode::kListFindings) return ListFindings(options);
+  if (options.mode == Mode::kAudit) return RunAudits(options);
   QC_ASSIGN(const Opened opened, OpenModel(options.in, options));
   switch (options.mode) {
     case Mode::kFingerprint: return PrintFingerprint(opened, options);

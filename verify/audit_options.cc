@@ -19,6 +19,13 @@ po::options_description VisibleOptions() {
   po::options_description options("Options", kColumns, kText);
   const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
   options.add_options()
+      ("read-data", "read every byte: scales, codes, float tensors, and the digests of the files")
+      ("check-manifest", "compare the files with SHA256SUMS, the manifest, the names in a Hub cache and the like")
+      ("target", text("NAME"), "judge and repair for this target of qwen2-convert")
+      ("fail-on", text("SEVERITY"), "error or warning: what counts for the exit code (default: warning; notes never do)")
+      ("sarif", "print SARIF 2.1.0 on standard output")
+      ("report", text("FILE"), "write a report to FILE, which ends in .html or .json")
+      ("list-findings", po::value<std::string>()->implicit_value("text")->value_name("FORMAT"), "print the table of findings (text, markdown; with --json as JSON)")
       ("fingerprint", "print two digests that depend on the weights only: 'values' of the weights, 'qlf1' of codes, zero points and scales")
       ("per-tensor", "with --fingerprint: the digests of every tensor")
       ("against", text("DIR2"), "are DIR and DIR2 the same model, whatever their layouts?")
@@ -65,10 +72,29 @@ Status ReadOptions(const po::variables_map& given, AuditOptions* options) {
   }
   if (has("against")) options->against = text("against");
   if (has("forward-out")) options->forward_out = text("forward-out");
+  AuditRequest& request = options->request;
+  request.read_data = has("read-data");
+  request.check_manifest = has("check-manifest");
+  if (has("target")) request.target = text("target");
+  if (has("fail-on")) {
+    const std::string severity = text("fail-on");
+    if (severity != "error" && severity != "warning") return Usage("usage", "--fail-on={}: expected error or warning", Escape(severity));
+    options->fail_on = severity == "error" ? Severity::kError : Severity::kWarning;
+  }
+  if (has("report")) {
+    options->report = text("report");
+    if (!options->report.ends_with(".html") && !options->report.ends_with(".json")) return Usage("usage", "--report={}: expected a file ending in .html or .json", Escape(options->report));
+  }
+  if (has("sarif") && has("json")) return Usage("usage", "--json and --sarif both mean standard output; give one of them");
+  if (has("sarif")) options->format = AuditOptions::Format::kSarif;
+  if (has("json")) options->format = AuditOptions::Format::kJson;
   options->per_tensor = has("per-tensor");
   options->weights_only = has("weights-only");
   options->json = has("json");
   if (has("follow-links")) options->links = Links::kFollow;
+  request.links = options->links;
+  request.zeros = options->zeros;
+  request.jobs = options->jobs;
   return {};
 }
 
@@ -80,21 +106,29 @@ Status ChooseMode(const po::variables_map& given, AuditOptions* options) {
     const char* name;
     Mode mode;
   };
-  constexpr Choice kChoices[] = {{"fingerprint", Mode::kFingerprint}, {"forward", Mode::kForward}, {"against", Mode::kAgainst}};
+  constexpr Choice kChoices[] = {{"list-findings", Mode::kListFindings}, {"fingerprint", Mode::kFingerprint}, {"forward", Mode::kForward}, {"against", Mode::kAgainst}};
   size_t chosen = 0;
+  options->mode = Mode::kAudit;
   for (const Choice& choice : kChoices) {
     if (!has(choice.name)) continue;
     options->mode = choice.mode;
     ++chosen;
   }
-  if (chosen > 1) return Usage("usage", "--fingerprint, --forward and --against are three runs");
-  if (chosen == 0) return Usage("usage", "expected --fingerprint, --forward or --against=DIR2; see --help");
+  if (chosen > 1) return Usage("usage", "--list-findings, --fingerprint, --forward and --against are runs of their own");
   struct Needs {
     const char* name;
     Mode mode;
     const char* with;
   };
   constexpr Needs kNeeds[] = {{"per-tensor", Mode::kFingerprint, "--fingerprint"}, {"weights-only", Mode::kAgainst, "--against"}, {"forward-out", Mode::kForward, "--forward"}};
+  for (const char* name : {"read-data", "check-manifest", "target", "fail-on", "sarif", "report"}) {
+    if (has(name) && options->mode != Mode::kAudit) return Usage("usage", "--{} is of use in an audit only", name);
+  }
+  if (options->mode == Mode::kListFindings) {
+    const std::string format = given["list-findings"].as<std::string>();
+    if (format != "text" && format != "markdown") return Usage("usage", "--list-findings={}: expected text or markdown", Escape(format));
+    if (format == "markdown") options->format = AuditOptions::Format::kMarkdown;
+  }
   for (const Needs& needs : kNeeds) {
     if (has(needs.name) && options->mode != needs.mode) return Usage("usage", "--{} is of use with {} only", needs.name, needs.with);
   }
@@ -105,9 +139,12 @@ Status ChooseMode(const po::variables_map& given, AuditOptions* options) {
 
 std::string AuditHelp() {
   std::ostringstream out;
-  out << "qwen2-audit DIR --fingerprint | --forward | --against=DIR2\n\n"
-         "Looks at a checkpoint and changes nothing. DIR is a folder, a Hub snapshot folder or\n"
-         "hf://org/name[@revision] (from the cache of this machine).\n\n"
+  out << "qwen2-audit DIR|FILE… [--read-data] [--check-manifest] [--target=NAME] [--json|--sarif] [--report=FILE]\n"
+         "qwen2-audit DIR --fingerprint | --forward | --against=DIR2\n"
+         "qwen2-audit --list-findings\n\n"
+         "Says what is wrong with a checkpoint, what made it, who can load it and what would repair it; changes\n"
+         "nothing and runs nothing. DIR is a folder, a Hub snapshot folder or hf://org/name[@revision] (from the\n"
+         "cache of this machine), FILE a single weight file.\n\n"
       << VisibleOptions()
       << "\nExit codes: 0 clean, or the same; 1 findings, or not the same; 2 usage; 3 a check could not be run; 65 input\n"
          "malformed; 69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again;\n"
@@ -133,6 +170,15 @@ Result<AuditOptions> ParseAuditOptions(int argc, const char* const* argv) {
   QC_TRY(ReadOptions(given, &options));
   QC_TRY(ChooseMode(given, &options));
   const auto paths = given.count("paths") != 0 ? given["paths"].as<std::vector<std::string>>() : std::vector<std::string>();
+  if (options.mode == AuditOptions::Mode::kListFindings) {
+    if (!paths.empty()) return Usage("usage", "--list-findings takes no folder");
+    return options;
+  }
+  if (options.mode == AuditOptions::Mode::kAudit) {
+    if (paths.empty() || std::ranges::any_of(paths, &std::string::empty)) return Usage("usage", "expected a folder or a weight file; see --help");
+    options.paths = paths;
+    return options;
+  }
   if (paths.size() != 1 || paths[0].empty()) return Usage("usage", "expected one folder, got {}; see --help", paths.size());
   options.in = paths[0];
   return options;

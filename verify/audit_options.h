@@ -2,20 +2,28 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "formats/location.h"
+#include "verify/audit.h"
 #include "verify/forward.h"
 
 namespace q2c {
 
 struct AuditOptions {
-  enum class Mode { kFingerprint, kForward, kAgainst, kVersion, kHelp };
+  enum class Mode { kAudit, kListFindings, kFingerprint, kForward, kAgainst, kVersion, kHelp };
+  enum class Format { kText, kJson, kSarif, kMarkdown };
   Mode mode = Mode::kHelp;
-  std::string in;
+  std::string in;                // of the runs that take one folder
+  std::vector<std::string> paths;  // of an audit
   std::string against;
   bool per_tensor = false;
   bool weights_only = false;
   bool json = false;
+  Format format = Format::kText;
+  AuditRequest request;
+  Severity fail_on = Severity::kWarning;
+  std::string report;           // a file ending in .html or .json, or empty
   Tokens tokens;                // empty: `spread_tokens` over the vocabulary
   uint64_t spread_tokens = 16;
   std::string forward_out;      // a safetensors file, or empty

@@ -30,7 +30,7 @@ std::optional<uint64_t> LayerOf(const std::string& name) {
 std::string Open(double height, std::string_view title) {
   return fmt::format("<svg viewBox=\"0 0 {} {:.0f}\" role=\"img\" aria-label=\"{}\"><title>{}</title>\n", kWidth, height, title, title);
 }
-std::string Label(double y, const std::string& text) { return fmt::format("<text x=\"{}\" y=\"{:.1f}\" class=\"l\">{}</text>\n", kLabel - 6, y + kRow - 4, HtmlText(text, 40)); }
+std::string Label(double y, const std::string& text) { return fmt::format("<text x=\"{}\" y=\"{:.1f}\" class=\"l\">{}</text>\n", kLabel - 6, y + kRow - 4, HtmlName(text)); }
 std::string Word(double x, double y, std::string_view text, std::string_view anchor = "middle") {
   return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\">{}</text>\n", x, y, anchor, text);
 }
@@ -51,9 +51,11 @@ struct Range {
 
 }  // namespace
 
-std::string HtmlText(std::string_view text, size_t limit) {
+std::string HtmlName(std::string_view name) { return HtmlText(Escape(name)); }
+
+std::string HtmlText(std::string_view text) {
   std::string out;
-  for (const char c : Escape(text, limit)) {
+  for (const char c : text) {
     switch (c) {
       case '&': out += "&amp;"; break;
       case '<': out += "&lt;"; break;

@@ -99,14 +99,14 @@ std::string AuditText(const AuditReport& report) {
   std::string out = fmt::format("{}: {}\n", Escape(report.path), VerdictText(report));
   if (!report.class_name.empty()) out += fmt::format("model: {}, {}\n", Escape(report.class_name), report.quantisation.empty() ? "float" : report.quantisation);
   out += fmt::format("read: {} weight files, {} tensors, {}; {}\n", report.files, report.tensors, HumanBytes(report.bytes), report.data.has_value() ? "every byte" : "headers, configs and small tensors (--read-data reads every byte)");
-  out += fmt::format("made by: {}{}{}{}\n", Escape(report.maker.name), report.maker.versions.empty() ? "" : " ", report.maker.versions, report.maker.resaved ? ", then loaded and saved again by transformers" : "");
+  out += fmt::format("made by: {}{}{}{}\n", report.maker.name, report.maker.versions.empty() ? "" : " ", report.maker.versions, report.maker.resaved ? ", then loaded and saved again by transformers" : "");
   for (const std::string& evidence : report.maker.evidence) out += fmt::format("  {}\n", evidence);
   if (!report.findings.empty()) out += '\n';
   for (const Finding& finding : report.findings) {
-    out += fmt::format("{}: {} [{}]\n  fix: {}\n", NameOf(finding.kind->severity), finding.message, finding.kind->id, Escape(FixText(*finding.kind, report.words), 2000));
+    out += fmt::format("{}: {} [{}]\n  fix: {}\n", NameOf(finding.kind->severity), finding.message, finding.kind->id, FixText(*finding.kind, report.words));
   }
   out += "\nwho can load it:\n";
-  for (const Forecast& each : report.forecast) out += fmt::format("  {:<12} {:<8} {}\n", each.loader, each.verdict, Escape(each.reason, 400));
+  for (const Forecast& each : report.forecast) out += fmt::format("  {:<12} {:<8} {}\n", each.loader, each.verdict, each.reason);
   if (report.integrity.has_value() && !report.integrity->sources.empty()) {
     out += fmt::format("\ncompared with {}: {} files, {}\n", Join(report.integrity->sources, ", "), report.integrity->compared, HumanBytes(report.integrity->bytes));
   } else if (report.data.has_value()) {

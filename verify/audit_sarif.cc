@@ -1,6 +1,7 @@
 // SARIF 2.1.0, as code scanners and their dashboards read it.
 #include <algorithm>
 #include <set>
+#include <span>
 
 #include "formats/base/text.h"
 #include "verify/audit_report.h"
@@ -32,11 +33,12 @@ Json ResultOf(const Finding& finding, const AuditReport& report) {
   Json location = Json::Object({{"physicalLocation", Json::Object({{"artifactLocation", Json::Object({{"uri", Json::String(UriPath(report.path))}})}})}});
   if (!finding.tensors.empty()) {
     Json logical = Json::Array();
-    for (const std::string& name : finding.tensors) logical.items().push_back(Json::Object({{"fullyQualifiedName", Json::String(Escape(name))}, {"kind", Json::String("data")}}));
+    constexpr size_t kNamed = 50;
+    for (const std::string& name : std::span(finding.tensors).first(std::min(kNamed, finding.tensors.size()))) logical.items().push_back(Json::Object({{"fullyQualifiedName", Json::String(Escape(name))}, {"kind", Json::String("data")}}));
     location.Set("logicalLocations", std::move(logical));
   }
   Json locations = Json::Array({std::move(location)});
-  const std::string text = fmt::format("{}. What to do: {}", finding.message, Escape(FixText(*finding.kind, report.words), 2000));
+  const std::string text = fmt::format("{}. What to do: {}", finding.message, FixText(*finding.kind, report.words));
   return Json::Object({{"ruleId", Json::String(finding.kind->id)}, {"level", Json::String(Level(finding.kind->severity))}, {"message", Message(text)}, {"locations", std::move(locations)}});
 }
 

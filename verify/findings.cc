@@ -12,7 +12,7 @@ namespace {
 std::vector<std::string> NamesIn(std::string_view message) {
   std::vector<std::string> names;
   for (const std::string_view word : {"tensor '", "linear '", "tensors '"}) {
-    for (size_t at = message.find(word); at != std::string_view::npos && names.size() < Findings::kNames; at = message.find(word, at + 1)) {
+    for (size_t at = message.find(word); at != std::string_view::npos && names.size() < 8; at = message.find(word, at + 1)) {
       const size_t begin = at + word.size();
       const size_t end = message.find('\'', begin);
       if (end == std::string_view::npos) break;
@@ -74,8 +74,15 @@ Code ExitCode(const std::vector<Finding>& findings, Severity fail_on) {
 std::string ShellWord(std::string_view word) {
   constexpr std::string_view kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:@%+=,";
   if (!word.empty() && word.find_first_not_of(kPlain) == std::string_view::npos) return std::string(word);
-  std::string quoted = "'";
-  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  // What a terminal could take for a command is written as a number.
+  const bool printable = Escape(word, SIZE_MAX).size() == word.size() + 3 * static_cast<size_t>(std::ranges::count(word, '\''));
+  std::string quoted = printable ? "'" : "$'";
+  for (const char c : word) {
+    const bool plain = kPlain.find(c) != std::string_view::npos;
+    if (c == '\'' && printable) quoted += "'\\''";
+    else if (printable || plain) quoted += c;
+    else quoted += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  }
   return quoted + "'";
 }
 

@@ -39,7 +39,7 @@ struct Finding {
 class Findings {
  public:
   static constexpr size_t kKept = 40;  // of one kind
-  static constexpr size_t kNames = 8;  // tensors of one finding
+  static constexpr size_t kNames = 1000;  // tensors of one finding
 
   void Add(std::string_view id, std::string message, std::vector<std::string> tensors = {}, uint64_t count = 1);
   // What a reader refused. The names of tensors and linears are taken from the message. An id

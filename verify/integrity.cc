@@ -194,7 +194,7 @@ Status HashFile(const CheckInput& input, const std::string& name, bool git, cons
 // A file that is no weights of this model and that no list names is read only if it is small:
 // it may be a terabyte of nothing.
 bool WorthReading(const CheckInput& input, const Statements& statements, const std::string& name) {
-  constexpr uint64_t kSmall = 1'000'000'000;
+  constexpr uint64_t kSmall = 100'000'000;
   if (statements.contains(name)) return true;
   const std::vector<WeightFile>& weights = input.checkpoint->files();
   if (std::ranges::find(weights, name, &WeightFile::name) != weights.end()) return true;

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "formats/base/text.h"
-#include "formats/containers/safetensors.h"
 
 namespace q2c {
 namespace {
@@ -33,11 +32,7 @@ struct Traces {
 Traces Collect(const CheckInput& input) {
   Traces traces;
   const std::vector<WeightFile>& files = input.checkpoint->files();
-  if (!files.empty() && files.front().name.ends_with(".safetensors")) {
-    const Result<InputFile> file = input.checkpoint->location().OpenMember(files.front().name);
-    const Result<SafetensorsHeader> header = file.ok() ? ReadSafetensorsHeader(file.value()) : Result<SafetensorsHeader>(file.error());
-    if (header.ok()) traces.metadata = header.value().metadata;
-  }
+  if (!files.empty()) traces.metadata = files.front().metadata;
   traces.gptq_name = std::ranges::any_of(input.entries, [](const DirEntry& entry) { return entry.name.starts_with("gptq_model-"); });
   if (input.checkpoint->config().has_value()) {
     const Json& config = *input.checkpoint->config();

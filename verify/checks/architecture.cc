@@ -121,11 +121,22 @@ Status CheckHeads(const Model& model, Findings* findings) {
   return {};
 }
 
+// Names that the loaders of the family know too: vision models from transformers 4.52 on keep
+// the text model one level deeper, and the first generation had names of its own.
+bool IsNative(const Model& model, const std::string& name, const std::string& canonical) {
+  if (name == canonical) return true;
+  constexpr std::string_view kModel = "model.";
+  if (model.architecture.HasVision() && canonical.starts_with(kModel) && name == "model.language_model." + canonical.substr(kModel.size())) return true;
+  if (model.architecture.IsVision(canonical) && name == "model." + canonical) return true;
+  const Json* type = model.checkpoint->config().has_value() ? model.checkpoint->config()->Find("model_type") : nullptr;
+  return type != nullptr && type->is_string() && type->text() == "qwen" && name.starts_with("transformer.");
+}
+
 void CheckNames(const Model& model, Findings* findings) {
   std::vector<std::string> renamed;
   std::string example;
   for (TensorIndex i = 0; i < model.places.size(); ++i) {
-    if (model.places[i].empty() || model.places[i].front().name == model.info(i).name) continue;
+    if (model.places[i].empty() || IsNative(model, model.info(i).name, model.places[i].front().name)) continue;
     if (renamed.empty()) example = fmt::format("'{}' for '{}'", Escape(model.info(i).name), Escape(model.places[i].front().name));
     renamed.push_back(model.info(i).name);
   }

@@ -10,6 +10,12 @@ bool CheckInput::HasEntry(std::string_view name) const { return std::ranges::fin
 
 bool CheckInput::Gguf() const { return std::ranges::any_of(checkpoint->files(), [](const WeightFile& file) { return file.name.ends_with(".gguf"); }); }
 
+const Json& CheckInput::TextConfig() const {
+  const Json& config = *checkpoint->config();
+  const Json* text = config.Find("text_config");
+  return text != nullptr && text->Find("num_hidden_layers") != nullptr ? *text : config;
+}
+
 std::optional<std::string> CheckInput::ReadText(const std::string& name, uint64_t limit) const {
   if (!HasEntry(name)) return std::nullopt;
   const Result<InputFile> file = checkpoint->location().OpenMember(name);

@@ -17,6 +17,8 @@ struct CheckInput {
 
   bool HasEntry(std::string_view name) const;
   bool Gguf() const;
+  // config.json, or the text model's part of it where a vision model keeps one. There must be one.
+  const Json& TextConfig() const;
   // A JSON file of the folder; nothing if it is not there or broken, which is a finding then.
   std::optional<Json> ReadJson(const std::string& name, Findings* findings) const;
   // The text of a small file; nothing if it is not there or larger than the limit.

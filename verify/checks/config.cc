@@ -9,8 +9,6 @@
 namespace q2c {
 namespace {
 
-using Strings = std::initializer_list<const char*>;
-
 bool Given(const Json* json) { return json != nullptr && !json->is_null(); }
 std::string Shown(const Json& json) { return Escape(json.Dump(-1), 60); }
 
@@ -22,7 +20,8 @@ bool HoldsNan(const Json& json) {
 
 std::string RopeType(const Json& rope) {
   for (const char* key : {"rope_type", "type"}) {
-    if (const Json* type = rope.Find(key); type != nullptr && type->is_string()) return type->text();
+    const Json* type = rope.Find(key);
+    if (type != nullptr && type->is_string()) return type->text() == "mrope" ? "default" : type->text();  // transformers' own translation
   }
   return "default";
 }
@@ -173,13 +172,14 @@ void CheckConfig(const CheckInput& input, Findings* findings) {
   }
   if (const Json* cache = config.Find("use_cache"); cache != nullptr && !cache->AsBool().value_or(true)) findings->Add("config-cache", "config.json: use_cache is false");
   if (config.Find("tie_word_embeddings") == nullptr) findings->Add("config-tie", "config.json does not say tie_word_embeddings");
-  CheckRope(config, findings);
+  const Json& text = input.TextConfig();
+  CheckRope(text, findings);
   CheckDtype(input, config, findings);
-  CheckTypes(input, config, findings);
-  CheckLayers(config, findings);
-  const Json* vocabulary = config.Find("vocab_size");
+  CheckTypes(input, text, findings);
+  CheckLayers(text, findings);
+  const Json* vocabulary = text.Find("vocab_size");
   const uint64_t ids = vocabulary == nullptr ? UINT64_MAX : vocabulary->AsU64().value_or(UINT64_MAX);
-  CheckTokenIds("config.json", config, ids, findings);
+  CheckTokenIds("config.json", text, ids, findings);
   CheckGeneration(input, config, ids, findings);
 }
 

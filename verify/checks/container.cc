@@ -3,7 +3,6 @@
 #include <array>
 
 #include "formats/base/text.h"
-#include "formats/containers/safetensors.h"
 #include "verify/checks/checks.h"
 
 namespace q2c {
@@ -12,37 +11,42 @@ namespace {
 constexpr std::array<std::string_view, 4> kFrameworks = {"pt", "mlx", "tf", "flax"};
 constexpr std::array<std::string_view, 9> kWeightEndings = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz"};
 
-// The metadata that loaders insist on, and how the data lie in the file.
-void CheckHeader(const CheckInput& input, const WeightFile& weights, Findings* findings) {
-  const Result<InputFile> file = input.checkpoint->location().OpenMember(weights.name);
-  if (!file.ok()) return findings->Add(file.error());
-  const Result<SafetensorsHeader> read = ReadSafetensorsHeader(file.value());
-  if (!read.ok()) return findings->Add(read.error());
-  const SafetensorsHeader& header = read.value();
-  const std::string name = Escape(weights.name);
-  if (header.tensors.empty()) findings->Add("no-tensors", fmt::format("file '{}' holds no tensors", name));
-
-  const auto format = std::ranges::find(header.metadata, "format", &std::pair<std::string, std::string>::first);
-  if (format == header.metadata.end()) {
-    findings->Add("metadata-format", fmt::format("file '{}': the metadata have no \"format\", expected \"pt\"", name));
-  } else if (std::ranges::find(kFrameworks, format->second) == kFrameworks.end()) {
-    findings->Add("metadata-format", fmt::format("file '{}': \"format\" is '{}', expected \"pt\"", name, Escape(format->second, 40)));
-  }
-
-  std::vector<std::string> misaligned;
-  uint64_t needed = 0;
-  for (const TensorInfo& tensor : header.tensors) {
+// The metadata that loaders insist on, and how the data lie in the files.
+void CheckHeaders(const CheckInput& input, Findings* findings) {
+  struct Seen {
+    uint64_t tensors = 0;
+    uint64_t first = UINT64_MAX;  // byte of the data
+    uint64_t needed = 0;          // bytes of header
+    std::vector<std::string> misaligned;
+  };
+  const std::vector<WeightFile>& files = input.checkpoint->files();
+  std::vector<Seen> seen(files.size());
+  for (const TensorInfo& tensor : input.checkpoint->tensors()) {
+    Seen& file = seen[tensor.file];
     const uint64_t width = std::max<uint64_t>(1, InfoOf(tensor.dtype).bits / 8U);
-    if (tensor.offset % width != 0) misaligned.push_back(tensor.name);
-    needed += 256 + 2 * tensor.name.size();
+    if (tensor.offset % width != 0) file.misaligned.push_back(tensor.name);
+    ++file.tensors;
+    file.first = std::min(file.first, tensor.offset);
+    file.needed += 256 + 2 * tensor.name.size();
   }
-  if (!misaligned.empty()) {
-    const uint64_t count = misaligned.size();
-    findings->Add("header-misaligned", fmt::format("file '{}': {} tensors do not begin at a multiple of their element's size, such as '{}'", name, count, Escape(misaligned.front())), misaligned, count);
+  for (size_t i = 0; i < files.size(); ++i) {
+    if (!files[i].name.ends_with(".safetensors")) continue;
+    const std::string name = Escape(files[i].name);
+    const auto& metadata = files[i].metadata;
+    const auto format = std::ranges::find(metadata, "format", &std::pair<std::string, std::string>::first);
+    if (format == metadata.end()) {
+      findings->Add("metadata-format", fmt::format("file '{}': the metadata have no \"format\", expected \"pt\"", name));
+    } else if (std::ranges::find(kFrameworks, format->second) == kFrameworks.end()) {
+      findings->Add("metadata-format", fmt::format("file '{}': \"format\" is '{}', expected \"pt\"", name, Escape(format->second, 40)));
+    }
+    const Seen& file = seen[i];
+    if (!file.misaligned.empty()) {
+      findings->Add("header-misaligned", fmt::format("file '{}': {} tensors do not begin at a multiple of their element's size, such as '{}'", name, file.misaligned.size(), Escape(file.misaligned.front())), file.misaligned);
+    }
+    constexpr uint64_t kMetadata = 1'000'000;
+    const uint64_t head = file.tensors == 0 ? files[i].stamp.bytes : file.first;
+    if (head > kMetadata + 4 * file.needed) findings->Add("header-large", fmt::format("file '{}': the header has {}, its {} tensors need less than {}", name, HumanBytes(head), file.tensors, HumanBytes(file.needed)));
   }
-  const uint64_t head = header.tensors.empty() ? file.value().bytes() : header.tensors.front().offset;
-  constexpr uint64_t kMetadata = 1'000'000;
-  if (head > kMetadata + 4 * needed) findings->Add("header-large", fmt::format("file '{}': the header has {}, its {} tensors need less than {}", name, HumanBytes(head), header.tensors.size(), HumanBytes(needed)));
 }
 
 // transformers looks for model.safetensors, else for model.safetensors.index.json.
@@ -77,12 +81,15 @@ void CheckOthers(const CheckInput& input, Findings* findings) {
 
 void CheckContainer(const CheckInput& input, Findings* findings) {
   for (const Note& note : input.checkpoint->notes()) {
-    const bool again = note.id == "safetensors" && (note.message.ends_with("no tensors") || note.message.find("no metadata") != std::string::npos);  // said below
-    if (!again) findings->Add(note.id, note.message);
+    const bool header = note.id == "safetensors";
+    if (header && note.message.find("no metadata") != std::string::npos) continue;  // said below
+    if (FindKind(note.id) == nullptr) {
+      findings->Add("unmanaged", fmt::format("{} [{}]", note.message, note.id));
+      continue;
+    }
+    findings->Add(header && note.message.ends_with("no tensors") ? "no-tensors" : note.id, note.message);
   }
-  for (const WeightFile& file : input.checkpoint->files()) {
-    if (file.name.ends_with(".safetensors")) CheckHeader(input, file, findings);
-  }
+  CheckHeaders(input, findings);
   if (input.single_file) return;
   CheckNames(input, findings);
   CheckOthers(input, findings);

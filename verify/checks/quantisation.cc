@@ -114,6 +114,21 @@ void CheckLabel(const Model& model, Findings* findings) {
   if (!fits) findings->Add("layout-label", fmt::format("{} says '{}', linear '{}' is stored as {}", model.quant->where, Escape(said, 40), Escape(example), *methods.begin()), {example});
 }
 
+// Parts that say the size of their linear again, and parts of another layout beside its own.
+void CheckParts(const Model& model, Findings* findings) {
+  for (const auto& [name, linear] : model.linears) {
+    if (!linear.quantised()) continue;
+    for (const auto& [suffix, index] : linear.parts) {
+      if (linear.layout->Part(suffix) != nullptr || suffix == "bias") continue;
+      findings->Add("quant-part", fmt::format("linear '{}' is stored as {}, which has no part '{}'", Escape(name), linear.layout->name, Escape(suffix)), {model.info(index).name});
+    }
+    const bool says = std::ranges::any_of(linear.layout->parts, [&](const PartCodec& part) { return (part.components & kSizes) != 0 && linear.Part(part.suffix).has_value(); });
+    if (!says) continue;
+    Result<QuantLinear> decoded = DecodeLinear(model, linear, kSizes);
+    if (!decoded.ok()) findings->Add(std::move(decoded).TakeError().Within(fmt::format("linear '{}'", Escape(name))));
+  }
+}
+
 }  // namespace
 
 Status CheckQuantisation(const CheckInput& input, Findings* findings) {
@@ -122,6 +137,7 @@ Status CheckQuantisation(const CheckInput& input, Findings* findings) {
   CheckFlags(*input.model, findings);
   CheckModules(*input.model, findings);
   CheckLabel(*input.model, findings);
+  CheckParts(*input.model, findings);
   return {};
 }
 

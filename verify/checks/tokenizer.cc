@@ -12,7 +12,7 @@ constexpr uint64_t kMaxText = 32'000'000;
 
 void CheckIds(const CheckInput& input, const Json& tokenizer, Findings* findings) {
   const std::optional<Json>& config = input.checkpoint->config();
-  const Json* vocabulary = config.has_value() ? config->Find("vocab_size") : nullptr;
+  const Json* vocabulary = config.has_value() ? input.TextConfig().Find("vocab_size") : nullptr;
   if (vocabulary == nullptr || !vocabulary->AsU64().has_value()) return;
   const uint64_t rows = *vocabulary->AsU64();
   uint64_t count = 0;

@@ -27,6 +27,7 @@ TEST(FindingsTest, FixIsTheCommand) {
   EXPECT_EQ(ShellWord("a/b-1.x"), "a/b-1.x");
   EXPECT_EQ(ShellWord("it's"), "'it'\\''s'");
   EXPECT_EQ(ShellWord("$(rm)"), "'$(rm)'");
+  EXPECT_EQ(ShellWord("a\x1b["), "$'a\\x1b\\x5b'");
 }
 
 TEST(FindingsTest, ErrorsOfReadersBringTheirNames) {
