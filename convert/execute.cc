@@ -262,7 +262,7 @@ class Executor {
         const PlannedTensor& next = plan_.tensors[follower.tensor];
         if (follower.padding || next.source != PlannedTensor::Source::kCopy || follower.from != 0) break;
         const TensorInfo& info = plan_.model->info(next.input);
-        if (info.file != first.file || info.offset + plan_.InputOffset(next) != first.offset + from + bytes) break;
+        if (!first.strides.empty() || !info.strides.empty() || info.file != first.file || info.offset + plan_.InputOffset(next) != first.offset + from + bytes) break;
         bytes += follower.bytes;
       }
       QC_TRY(plan_.model->checkpoint->Read(first, from, out.subspan(at, bytes)));

@@ -19,6 +19,7 @@ constexpr auto kRepairs = std::to_array<Repair>({
     {"stale-shard", "files", "files of weights that the index does not name are left out", "they lie beside the shards", kNothing},
     {"tensor-twice", "files", "one of several equal tensors is kept", "two shards hold it", kNothing},
     {"safetensors", "files", "the header is written anew: format in the metadata, aligned data, no gaps", "always", kNothing},
+    {"torch", "files", "tensors of PyTorch files are written as safetensors, each by itself", "the weights are *.bin or *.pt", kNothing},
     {"file-names", "files", "files are named as transformers looks for them", "always", kNothing},
     {"family", "names", "linears stored as one are cut apart, and the config is put in the words of the architecture that is written", "first-generation Qwen; a text model's config inside that of a vision model; num_local_experts without num_experts", kRefused},
     {"names", "names", "tensors are named as the architecture names them", "a wrapper left its prefix, or 'model.' is missing or doubled", kRefused},

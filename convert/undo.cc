@@ -145,12 +145,13 @@ std::map<std::string, std::vector<Claim>> ClaimsByFile(const Plan& plan, UndoRec
   std::map<std::string, std::vector<Claim>> claims;
   for (const auto& [index, span] : origins) {
     const TensorInfo& info = checkpoint.tensors()[index];
+    if (!info.strides.empty()) continue;  // its bytes do not lie in one run
     claims[checkpoint.files()[info.file].name].push_back({info.offset, span});
   }
   for (const TensorInfo& twin : checkpoint.duplicates()) {
     const TensorInfo* kept = checkpoint.Find(twin.name);
     const auto origin = origins.find(static_cast<TensorIndex>(kept - checkpoint.tensors().data()));
-    if (origin != origins.end()) claims[checkpoint.files()[twin.file].name].push_back({twin.offset, origin->second});
+    if (origin != origins.end() && twin.strides.empty()) claims[checkpoint.files()[twin.file].name].push_back({twin.offset, origin->second});
   }
   if (!plan.side_files) return claims;
   const std::map<std::string, size_t> outputs = OutputIndexes(*record);

@@ -2,15 +2,16 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <map>
 #include <set>
 
 #include "formats/base/text.h"
 #include "formats/containers/gguf.h"
 #include "formats/containers/safetensors.h"
+#include "formats/containers/torch.h"
 #include "formats/gguf_metadata.h"
 #include "formats/manifest.h"
+#include "formats/weight_files.h"
 
 namespace q2c {
 namespace {
@@ -23,10 +24,9 @@ constexpr size_t kMaxHeldOpen = 16;
 // Files that belong to the old packing of the weights, or to an earlier conversion, and are not carried over.
 constexpr std::array<std::string_view, 14> kOtherWeights = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot",
                                                             ".safetensors", ".bin.index.json", ".safetensors.index.json", ".incomplete", ".npz"};
-constexpr std::array<std::string_view, 2> kPickles = {".bin", ".pt"};
 constexpr std::array<std::string_view, 5> kRewritten = {kConfigName, kQuantizeConfigName, kQuantConfigName, kSumsName, kManifestName};
-// Files ending in .bin that are no weights.
-constexpr std::array<std::string_view, 3> kNoWeights = {"training_args.bin", "optimizer.bin", "scheduler.bin"};
+// PyTorch files that are no weights of the model.
+constexpr std::array<std::string_view, 8> kNoWeights = {"training_args.bin", "optimizer.bin", "scheduler.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "adapter_model.bin"};
 
 template <typename Range>
 bool EndsWithAny(std::string_view name, const Range& endings) {
@@ -35,56 +35,6 @@ bool EndsWithAny(std::string_view name, const Range& endings) {
 template <typename Range>
 bool IsAny(std::string_view name, const Range& names) {
   return std::ranges::find(names, name) != std::ranges::end(names);
-}
-
-// "model-00002-of-00003.safetensors" -> {"model", 2, 3}
-struct ShardName {
-  std::string stem;
-  std::string extension;  // ".safetensors"
-  uint64_t number = 0;
-  uint64_t count = 0;
-};
-std::optional<ShardName> ParseShardName(const std::string& full) {
-  std::string_view name = full;
-  const size_t extension = name.rfind('.');
-  if (extension == std::string_view::npos) return std::nullopt;
-  name = name.substr(0, extension);
-  const size_t of = name.rfind("-of-");
-  if (of == std::string_view::npos) return std::nullopt;
-  const size_t dash = name.rfind('-', of - 1);
-  if (of == 0 || dash == std::string_view::npos) return std::nullopt;
-  ShardName shard{std::string(name.substr(0, dash)), full.substr(name.size()), 0, 0};
-  const auto number = [](std::string_view text, uint64_t* out) {
-    const auto [rest, ec] = std::from_chars(text.data(), text.data() + text.size(), *out);
-    return ec == std::errc{} && rest == text.data() + text.size();
-  };
-  if (!number(name.substr(dash + 1, of - dash - 1), &shard.number) || !number(name.substr(of + 4), &shard.count)) return std::nullopt;
-  return shard;
-}
-
-// Without an index only the names say whether all shards are there.
-Status CheckNumbering(const std::vector<std::string>& names) {
-  struct Series {
-    std::string extension;
-    std::set<uint64_t> numbers;
-  };
-  std::map<std::pair<std::string, uint64_t>, Series> sets;
-  for (const std::string& name : names) {
-    if (const std::optional<ShardName> shard = ParseShardName(name)) {
-      Series& series = sets[{shard->stem, shard->count}];
-      series.extension = shard->extension;
-      series.numbers.insert(shard->number);
-    }
-  }
-  for (const auto& [key, series] : sets) {
-    for (uint64_t i = 1; i <= key.second; ++i) {
-      if (!series.numbers.contains(i)) {
-        return Malformed("shard-missing", "shard '{}-{:05}-of-{:05}{}' is missing; complete the download", Escape(key.first), i, key.second, series.extension);
-      }
-      if (i > series.numbers.size() + 1) break;
-    }
-  }
-  return {};
 }
 
 }  // namespace
@@ -115,6 +65,7 @@ Status Checkpoint::ReadFolder() {
   std::vector<std::string> pickles;
   std::vector<std::string> others;
   std::vector<std::string> indexes;
+  std::vector<std::string> pickle_indexes;
   std::map<std::string, std::string> folded;
   for (const DirEntry& entry : entries) {
     const std::string& name = entry.name;
@@ -135,13 +86,14 @@ Status Checkpoint::ReadFolder() {
       others.push_back(name + "/");
     } else if (name.ends_with(".safetensors.index.json")) {
       indexes.push_back(name);
+    } else if (name.ends_with(kTorchIndexEnding)) {
+      pickle_indexes.push_back(name);
     } else if (name.ends_with(".safetensors") && !name.starts_with("autogptq_model_")) {
       shards.push_back(name);
     } else if (name.ends_with(".gguf") && !name.starts_with("mmproj")) {
       ggufs.push_back(name);
-    } else if (EndsWithAny(name, kPickles) && !IsAny(name, kNoWeights)) {
+    } else if (IsTorchFile(name) && !IsAny(name, kNoWeights)) {
       pickles.push_back(name);
-      others.push_back(name);
     } else if (EndsWithAny(name, kOtherWeights) || name.ends_with(".py") || name == kUndoName) {
       others.push_back(name);
     } else if (!IsAny(name, kRewritten)) {
@@ -156,25 +108,29 @@ Status Checkpoint::ReadFolder() {
   }
   QC_TRY(ReadConfigs());
 
+  // The first kind that is there is read, the others are reported.
+  const bool torch = shards.empty() && indexes.empty() && ggufs.empty() && (!pickles.empty() || !pickle_indexes.empty());
+  if (torch) {
+    shards.swap(pickles);
+    indexes.swap(pickle_indexes);
+  }
   if (indexes.size() > 1) QC_TRY(Keep(Malformed("index-several", "several indexes: {}; expected one", QuoteSome(indexes))));
   if (!indexes.empty()) {
     QC_TRY(ReadIndexed(indexes[0], shards));
   } else if (shards.empty() && !ggufs.empty()) {
     QC_TRY(Keep(CheckNumbering(ggufs)));
     QC_TRY(ReadGguf(ggufs));
+    ggufs.clear();
+  } else if (torch) {
+    QC_TRY(Keep(ReadTorch(shards, &others)));
   } else if (shards.empty()) {
-    if (!pickles.empty()) {
-      return Keep(Refused("container-pickle", "the weights are in PyTorch pickles ({}), which this version does not read; save them as safetensors with a tool that you trust them to", QuoteSome(pickles)));
-    }
-    if (std::ranges::any_of(others, [](const std::string& name) { return name.ends_with(".bin.index.json"); })) {
-      return Keep(Malformed("shard-missing", "there is an index of PyTorch files, but none of them; complete the download"));
-    }
-    return Keep(Malformed("no-weights", "folder '{}' holds no *.safetensors; expected a checkpoint", Escape(path())));
+    return Keep(Malformed("no-weights", "folder '{}' holds no *.safetensors, *.bin, *.pt or *.gguf; expected a checkpoint", Escape(path())));
   } else {
     QC_TRY(Keep(CheckNumbering(shards)));
     QC_TRY(ReadShards(shards));
   }
-  if (!shards.empty()) std::ranges::copy(ggufs, std::back_inserter(others));
+  if (torch && !files_.empty()) notes_.push_back({"torch", fmt::format("the weights are PyTorch files ('{}'{}); what is in them is read as data", Escape(files_.front().name), files_.size() > 1 ? " and more" : "")});
+  for (const std::vector<std::string>* unread : {&ggufs, &pickles, &pickle_indexes}) others.insert(others.end(), unread->begin(), unread->end());
   if (!others.empty()) notes_.push_back({"unmanaged", fmt::format("not carried over: {}", QuoteSome(others, 8))});
   return SettleDuplicates();
 }
@@ -197,6 +153,15 @@ Status Checkpoint::ReadConfigs() {
   return quantize_config_.has_value() ? Status() : Keep(read(kQuantConfigName, &quantize_config_));
 }
 
+// One model of all the files, by their names.
+Status Checkpoint::ReadTorch(const std::vector<std::string>& names, std::vector<std::string>* others) {
+  const Json* base_name = quantize_config_.has_value() ? quantize_config_->Find("model_file_base_name") : nullptr;
+  QC_ASSIGN(const std::vector<std::string> chosen, ChooseWeights(names, base_name != nullptr && base_name->is_string() ? base_name->text() : ""));
+  std::ranges::copy_if(names, std::back_inserter(*others), [&](const std::string& name) { return !IsAny(name, chosen); });
+  QC_TRY(Keep(CheckNumbering(chosen)));
+  return ReadShards(chosen);
+}
+
 Status Checkpoint::ReadShards(const std::vector<std::string>& shards) {
   for (const std::string& name : shards) QC_TRY(Keep(ReadShard(name, shards.size() <= kMaxHeldOpen)));
   std::ranges::stable_sort(tensors_, {}, &TensorInfo::name);
@@ -205,9 +170,16 @@ Status Checkpoint::ReadShards(const std::vector<std::string>& shards) {
 
 Status Checkpoint::ReadShard(const std::string& name, bool hold_open) {
   QC_ASSIGN(InputFile file, location_.OpenMember(name));
-  QC_ASSIGN(SafetensorsHeader header, ReadSafetensorsHeader(file));
+  const bool torch = IsTorchFile(name);
+  SafetensorsHeader header;
+  if (torch) {
+    QC_ASSIGN(TorchHeader read, ReadTorchHeader(file));
+    header = {{}, std::move(read.tensors), std::move(read.warnings)};
+  } else {
+    QC_ASSIGN(header, ReadSafetensorsHeader(file));
+  }
   for (const std::string& warning : header.warnings) {
-    notes_.push_back({"safetensors", fmt::format("file '{}': {}", Escape(name), warning)});
+    notes_.push_back({torch ? "torch" : "safetensors", fmt::format("file '{}': {}", Escape(name), warning)});
   }
   for (TensorInfo& tensor : header.tensors) {
     tensor.file = files_.size();
@@ -288,10 +260,14 @@ const TensorInfo* Checkpoint::Find(std::string_view name) const {
 }
 
 Status Checkpoint::Read(const TensorInfo& tensor, uint64_t offset, MutableBytes out) const {
+  const auto read = [&](const InputFile& file) -> Status {
+    if (tensor.strides.empty()) return file.ReadAt(tensor.offset + offset, out);
+    return gathered_->Read(tensor, offset, out, [&](uint64_t at, MutableBytes bytes) { return file.ReadAt(at, bytes); });
+  };
   const WeightFile& file = files_[tensor.file];
-  if (file.open.has_value()) return file.open->ReadAt(tensor.offset + offset, out);
+  if (file.open.has_value()) return read(*file.open);
   QC_ASSIGN(const InputFile opened, Reopen(file));
-  return opened.ReadAt(tensor.offset + offset, out);
+  return read(opened);
 }
 
 Result<InputFile> Checkpoint::Reopen(const WeightFile& file) const {

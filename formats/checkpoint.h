@@ -3,12 +3,14 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "formats/base/json.h"
 #include "formats/location.h"
+#include "formats/strided.h"
 #include "formats/tensor.h"
 
 namespace q2c {
@@ -70,6 +72,7 @@ class Checkpoint {
   Status ReadFolder();
   Status ReadIndexed(const std::string& name, const std::vector<std::string>& shards);
   Status ReadIndex(const std::string& name, const std::vector<std::string>& shards);
+  Status ReadTorch(const std::vector<std::string>& names, std::vector<std::string>* others);
   Status ReadShards(const std::vector<std::string>& shards);
   Status ReadShard(const std::string& name, bool hold_open);
   Status ReadGguf(const std::vector<std::string>& names);
@@ -92,6 +95,7 @@ class Checkpoint {
   std::vector<SideFile> side_files_;
   std::vector<std::pair<std::string, std::string>> inner_files_;
   std::vector<Note> notes_;
+  std::unique_ptr<GatheredTensors> gathered_ = std::make_unique<GatheredTensors>();
 };
 
 // Are the bytes of the two tensors equal, whatever their dtypes and shapes say?

@@ -3,6 +3,7 @@
 
 #include "formats/base/text.h"
 #include "formats/checkpoint.h"
+#include "formats/weight_files.h"
 
 namespace q2c {
 namespace {
@@ -42,7 +43,9 @@ Status Checkpoint::ReadIndex(const std::string& name, const std::vector<std::str
       QC_TRY(Keep(within(Malformed("index-path", "tensor '{}' is said to lie in '{}'; expected the plain name of a file in this folder", Escape(tensor), Escape(target)))));
       continue;
     }
-    if ((target.ends_with(".bin") || target.ends_with(".pt"))) return within(Refused("container-pickle", "it names PyTorch pickles ('{}'), which this version does not read", Escape(target)));
+    if (IsTorchFile(target) && !name.ends_with(kTorchIndexEnding)) {
+      return within(Refused("container-pickle", "it names a PyTorch file ('{}'), expected *.safetensors; an index of PyTorch files is called pytorch_model.bin.index.json", Escape(target)));
+    }
     names.insert(target);
     weight_map_.emplace_back(tensor, target);
   }

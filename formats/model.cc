@@ -193,6 +193,31 @@ Status CheckAgainstConfig(const Model& model, const std::string& name, Linear* l
   return {};
 }
 
+// No config says how the linears are quantised. Blocks of GGUF say it themselves; so do the shapes of GPTQ, whose zero
+// points are looked at anyway: GPTQ-for-LLaMa wrote no config at all.
+Status InferSettings(const ModelOptions& options, Model* model) {
+  const auto says_itself = [](const Linear& linear) {
+    const QuantShape& shape = linear.traits.shape;
+    return linear.layout->method == "gguf" || (linear.layout->method == "gptq" && shape.in_features % shape.groups == 0);
+  };
+  bool noted = false;
+  for (const auto& [name, linear] : model->linears) {
+    if (!linear.quantised()) continue;
+    const QuantShape& shape = linear.traits.shape;
+    const int64_t group_size = shape.groups == 1 ? -1 : static_cast<int64_t>(shape.group_size);
+    // To convert it is enough that it can be known; as it is, no loader knows it.
+    const bool defect = options.defects != nullptr && linear.layout->method != "gguf";
+    if (defect || !says_itself(linear)) {
+      return options.Keep(Malformed("quant-config-missing", "linear '{}' is quantised, but neither config.json nor quantize_config.json says how; if these are the right files, write quantize_config.json with what the tensors show: {{\"bits\": {}, \"group_size\": {}}}",
+                                    Escape(name), shape.bits, group_size));
+    }
+    if (noted || linear.layout->method != "gptq") continue;
+    model->notes.push_back({"quant-config-missing", fmt::format("neither config.json nor quantize_config.json says how the linears are quantised; the tensors do: '{}' has {} bits and group_size {}", Escape(name), shape.bits, group_size)});
+    noted = true;
+  }
+  return {};
+}
+
 }  // namespace
 
 std::optional<TensorIndex> Linear::Part(std::string_view suffix) const {
@@ -242,13 +267,7 @@ Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& 
   if (model.quant.has_value() && !model.AnyQuantised() && !model.linears.empty()) {
     QC_TRY(options.Keep(Malformed("quant-config", "{} describes a quantised model, but no linear is quantised: there is only '{}.weight'; remove it or take the right files", model.quant->where, model.linears.begin()->first)));
   }
-  const bool says_itself = std::ranges::any_of(model.linears, [](const auto& entry) { return entry.second.quantised() && entry.second.layout->method == "gguf"; });
-  if (!model.quant.has_value() && quant_readable && model.AnyQuantised() && !says_itself) {
-    const auto first = std::ranges::find_if(model.linears, [](const auto& entry) { return entry.second.quantised(); });
-    const QuantShape& shape = first->second.traits.shape;
-    QC_TRY(options.Keep(Malformed("quant-config-missing", "linear '{}' is quantised, but neither config.json nor quantize_config.json says how; if these are the right files, write quantize_config.json with what the tensors show: {{\"bits\": {}, \"group_size\": {}}}",
-                     Escape(first->first), shape.bits, shape.groups == 1 ? -1 : static_cast<int64_t>(shape.group_size))));
-  }
+  if (!model.quant.has_value() && quant_readable && model.AnyQuantised()) QC_TRY(InferSettings(options, &model));
   QC_TRY(SettleZeros(options, &model));
   return model;
 }

@@ -80,7 +80,10 @@ struct TensorInfo {
   Shape shape;
   size_t file = 0;      // index into the checkpoint's list of weight files
   uint64_t offset = 0;  // of the first byte, from the start of the file
-  uint64_t bytes = 0;
+  uint64_t bytes = 0;   // of all elements, back to back
+  // Where the elements do not lie back to back: how far apart they are in each dimension, in
+  // elements, outermost first, 0 where one is repeated; `offset` is that of the first. Else empty.
+  std::vector<uint64_t> strides = {};
 };
 
 }  // namespace q2c

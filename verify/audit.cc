@@ -7,6 +7,7 @@
 #include "formats/base/text.h"
 #include "formats/manifest.h"
 #include "formats/target.h"
+#include "formats/weight_files.h"
 #include "verify/audit_facts.h"
 
 namespace q2c {
@@ -20,7 +21,7 @@ struct Subject {
   std::string unreadable;  // why a file of weights or a config could not be read
 };
 
-bool IsWeightFile(const std::string& path) { return !path.starts_with("hf://") && (path.ends_with(".safetensors") || path.ends_with(".gguf")) && !Dir::Open(path).ok(); }
+bool IsWeightFile(const std::string& path) { return !path.starts_with("hf://") && (path.ends_with(".safetensors") || path.ends_with(".gguf") || IsTorchFile(path)) && !Dir::Open(path).ok(); }
 
 // A broken file hides what is in it; a shard that is missing or an index that lies does not.
 void NoteUnreadable(const Defects& defects, Subject* subject) {

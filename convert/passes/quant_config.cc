@@ -64,8 +64,10 @@ Status WriteGptqConfig(Plan* plan) {
   const std::string_view by_tensors = "as the tensors show";
   if (was_gptq && editor.Find("method") != nullptr) editor.Set("method", Json::String("gptq"), "the same for GPTQModel");
   editor.Set("quant_method", Json::String("gptq"), "loaders choose the quantiser by it");
-  editor.Set("bits", Json::Integer(static_cast<uint64_t>(truth.bits)), by_tensors);
-  editor.Set("group_size", Json::Integer(truth.group_size), by_tensors);
+  // `dynamic` names what differs from these two, so they stay; else they are those of most linears.
+  const bool kept = truth.mixed && model.quant->bits.has_value();
+  editor.Set("bits", Json::Integer(static_cast<uint64_t>(kept ? *model.quant->bits : truth.bits)), by_tensors);
+  editor.Set("group_size", Json::Integer(kept ? model.quant->group_size.value_or(truth.group_size) : truth.group_size), by_tensors);
   editor.Set("desc_act", Json::Bool(truth.act_order), truth.act_order ? "g_idx is scattered" : "g_idx is in order, whatever the quantiser did meanwhile");
   editor.Set("sym", Json::Bool(truth.symmetric), truth.symmetric ? "every zero point is 2^(bits-1)" : "zero points differ");
   const Json format = Json::String(FirstQuantised(*plan).layout->format);

@@ -1,42 +1,17 @@
 #include "formats/containers/safetensors.h"
 
 #include <algorithm>
-#include <array>
 #include <tuple>
 
 #include "formats/base/json.h"
 #include "formats/base/text.h"
+#include "formats/containers/file_kind.h"
 
 namespace q2c {
 namespace {
 
 constexpr size_t kMaxRank = 64;
 constexpr size_t kMaxTensors = 400'000;
-
-// What a file is that begins like this, where it is a well-known kind of something else.
-std::optional<std::string_view> KnownKind(std::string_view head) {
-  struct Kind {
-    std::string_view start;
-    std::string_view name;
-  };
-  static constexpr std::array kKinds = {
-      Kind{"version https://git-lfs", "a Git LFS pointer: the weights themselves were not downloaded; run 'git lfs pull'"},
-      Kind{"PK\x03\x04", "a ZIP archive or a PyTorch checkpoint, not safetensors"},
-      Kind{"\x80\x02", "a Python pickle, not safetensors"},
-      Kind{"\x1f\x8b", "gzip data; unpack it first"},
-      Kind{"\x28\xb5\x2f\xfd", "zstd data; unpack it first"},
-      Kind{"GGUF", "a GGUF file, not safetensors"},
-      Kind{"<!DOCTYPE", "a web page: the download was answered with an error"},
-      Kind{"<!doctype", "a web page: the download was answered with an error"},
-      Kind{"<html", "a web page: the download was answered with an error"},
-      Kind{"<?xml", "an XML document: the download was answered with an error"},
-      Kind{"<Error", "an XML document: the download was answered with an error"},
-  };
-  for (const Kind& kind : kKinds) {
-    if (head.starts_with(kind.start)) return kind.name;
-  }
-  return std::nullopt;
-}
 
 Result<uint64_t> ReadIndex(const Json& value, const std::string& name, std::string_view what) {
   // Offsets and dimensions must be written as plain non-negative integers.
@@ -140,6 +115,9 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(ByteView head, uint64_t file_by
   const std::string_view text(reinterpret_cast<const char*>(head.data()), head.size());  // NOLINT: bytes as text
   const std::string_view start = text.substr(0, 64);
   if (const std::optional<std::string_view> kind = KnownKind(start)) return Malformed("file-type", "this is {}", *kind);
+  if (start.starts_with("PK\x03\x04") || start.starts_with("\x80\x02")) {
+    return Malformed("file-type", "this is a {}, not safetensors", start.starts_with('P') ? "ZIP archive or a PyTorch checkpoint" : "Python pickle");
+  }
   if (head.size() < 8) return Malformed("truncated", "the file has {} bytes, expected at least 8", head.size());
   const auto header_bytes = Load<uint64_t>(head.data());
   if (header_bytes > kMaxSafetensorsHeader) {

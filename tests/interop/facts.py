@@ -1,7 +1,7 @@
 """What limits.py judges refusals by: facts.py FIXTURE... prints {"name": {fact: value}} as JSON.
 
-model_type, tied (one matrix for embedding and head), and container: "safetensors", "gguf" or "pickle". For
-safetensors also, over all quantised linears: bits, symmetric (every zero point is 2^(bits-1)), zero_0 (some zero
+model_type, tied (one matrix for embedding and head), and container: "gguf", or "tensors" (safetensors or PyTorch
+files). For tensors also, over all quantised linears: bits, symmetric (every zero point is 2^(bits-1)), zero_0 (some zero
 point is 0), act_order (some input is out of order), shapes ([inputs, outputs, groups], each once), scales (their
 dtypes), floats (the dtypes of all that is not quantised), int8 (every code minus zero point fits), fractional (some
 zero point is no whole number), embeddings (embedding or head quantised too).
@@ -18,13 +18,13 @@ def facts(checkpoint):
     path = checkpoint / "config.json"
     config = json.loads(path.read_text()) if path.exists() else {"model_type": "qwen2"}
     common = {"model_type": config["model_type"], "tied": config.get("tie_word_embeddings", False)}
-    if not any(checkpoint.glob("*.safetensors")):
-        return common | {"container": "gguf" if any(checkpoint.glob("*.gguf")) else "pickle"}
+    if any(checkpoint.glob("*.gguf")):
+        return common | {"container": "gguf"}
     linears, others = grids.read(checkpoint)
     stored = grids.read_checkpoint(checkpoint)
     all_grids = list(linears.values())
     return common | {
-        "container": "safetensors",
+        "container": "tensors",
         "bits": all_grids[0].bits,
         "symmetric": all((grid.zero == 2 ** (grid.bits - 1)).all() for grid in all_grids),
         "zero_0": any((grid.zero == 0).any() for grid in all_grids),

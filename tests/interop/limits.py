@@ -26,7 +26,6 @@ LIMITS = [
 # fixture shows 4 missing, 96 unexpected and logits off by 1.4 in t5: transformers 5 fuses the experts of a layer.
 EVERY_TARGET = sorted({stack["target"] for stack in STACKS.values()})
 REFUSALS = [
-    ("autogptq-0.5.1-int4-g128-bin", EVERY_TARGET, "[container-pickle]"),
     ("autogptq-0.7.1-int4-g32-asym-wrapped-zeros", ["transformers-4.x", "optimum-1.19"], "[layout-cannot-hold]"),
     ("autogptq-0.7.1-moe-int4-g64", ["transformers-5.x"], "[target-architecture]"),
     ("gptqmodel-7.7-qwen3-int4-g64", ["optimum-1.19"], "[target-architecture]"),
@@ -100,7 +99,6 @@ REFUSES = {
 
 # Refused whatever the target.
 REFUSES_ALWAYS = [
-    ("[container-pickle]", lambda facts: facts["container"] == "pickle"),
 ]
 
 # Where values may change by rounding, which the tool does only when told to: with --allow-rounding such a cell is

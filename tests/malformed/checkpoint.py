@@ -22,6 +22,7 @@ BASES = {
     "tied": "published-int8-g128-tied",                   # lm_head stored although tied
     "perchannel": "autogptq-0.7.1-int4-perchannel-actorder",
     "moe": "autogptq-0.7.1-moe-int4-g64",
+    "torch": "autogptq-0.5.1-int4-g128-bin",              # one PyTorch file
 }
 # What this tool makes of a fixture, at test time: fixture, options.
 CONVERTED = {

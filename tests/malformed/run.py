@@ -27,9 +27,10 @@ import cases_data
 import cases_index
 import cases_layouts
 import cases_payload
+import cases_torch
 from checkpoint import Bases, Box, Skip, read_tensors
 
-TABLES = (cases_container, cases_data, cases_index, cases_config, cases_payload, cases_layouts)
+TABLES = (cases_container, cases_data, cases_index, cases_config, cases_payload, cases_layouts, cases_torch)
 KILL_AFTER_SECONDS = 60
 ERROR_LINE = re.compile(r"^qwen2-convert: error: .*", re.M)
 ERROR_FORM = re.compile(r"^qwen2-convert: error: .+ \[[a-z0-9]+(-[a-z0-9]+)*\]$")

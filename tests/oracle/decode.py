@@ -1,4 +1,4 @@
-"""Reads safetensors checkpoints and decodes their linears, by the descriptions of the layouts alone.
+"""Reads checkpoints and decodes their linears, by the descriptions of the layouts alone.
 
 This is an oracle: it shares no code and no ideas with the C++ tool, and prefers the obvious to the fast.
 
@@ -13,6 +13,8 @@ import json
 import pathlib
 
 import numpy as np
+
+import torch_file
 
 NUMPY_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
                "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "u1", "BF16": "<u2"}
@@ -58,18 +60,24 @@ def read_file(path):
     return tensors
 
 
+def read_torch(path):
+    return {name: Tensor(*parts) for name, parts in torch_file.read(path).items()}
+
+
 def read_checkpoint(folder):
     """All tensors of a folder; each may be in one file only, and an index has to tell the truth."""
     folder = pathlib.Path(folder)
     tensors, where = {}, {}
-    for path in sorted(folder.glob("*.safetensors")):
-        for name, tensor in read_file(path).items():
+    paths, index = sorted(folder.glob("*.safetensors")), folder / "model.safetensors.index.json"
+    if not paths:
+        paths, index = sorted([*folder.glob("*.bin"), *folder.glob("*.pt")]), folder / "pytorch_model.bin.index.json"
+    for path in paths:
+        for name, tensor in (read_file(path) if path.suffix == ".safetensors" else read_torch(path)).items():
             if name in tensors:
                 raise OracleError(f"tensor '{name}' is in '{where[name]}' and in '{path.name}'")
             tensors[name], where[name] = tensor, path.name
     if not tensors:
-        raise OracleError(f"no safetensors file in '{folder}'")
-    index = folder / "model.safetensors.index.json"
+        raise OracleError(f"no file of tensors in '{folder}'")
     if index.exists() and json.loads(index.read_text())["weight_map"] != where:
         raise OracleError("the index does not agree with the shards")
     return tensors

@@ -47,7 +47,7 @@ constexpr const char* k4 = "transformers-4.x";
 constexpr const char* k5 = "transformers-5.x";
 INSTANTIATE_TEST_SUITE_P(
     All, FixturePlan,
-    testing::Values(Fixture{"autogptq-0.3.2-int4-g64", k4, nullptr}, Fixture{"autogptq-0.5.1-int4-g128-bin", k4, "container-pickle"}, Fixture{"autogptq-0.7.1-int2-g64-asym", k4, nullptr},
+    testing::Values(Fixture{"autogptq-0.3.2-int4-g64", k4, nullptr}, Fixture{"autogptq-0.5.1-int4-g128-bin", k4, nullptr}, Fixture{"autogptq-0.7.1-int2-g64-asym", k4, nullptr},
                     Fixture{"autogptq-0.7.1-int3-g128-sym", k4, nullptr}, Fixture{"autogptq-0.7.1-int4-g128-sym", k4, nullptr}, Fixture{"autogptq-0.7.1-int4-g32-asym-tied", k4, nullptr},
                     Fixture{"autogptq-0.7.1-int4-g32-asym-wrapped-zeros", k4, "layout-cannot-hold"}, Fixture{"autogptq-0.7.1-int4-g32-asym-wrapped-zeros", k5, nullptr},
                     Fixture{"autogptq-0.7.1-int4-g64-actorder", k4, nullptr}, Fixture{"autogptq-0.7.1-int4-g64-static-actorder", k4, nullptr},
