@@ -248,7 +248,7 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const Plan& plan = planned.plan;
   Progress progress(options.progress);
-  QC_ASSIGN(Staging staging, Staging::Begin(options.out, planned.checkpoint->path(), options.overwrite));
+  QC_ASSIGN(Staging staging, Staging::Begin(options.out, planned.checkpoint->path(), options.overwrite, options.attempt));
   const Dir& dir = staging.dir();
   QC_ASSIGN(const uint64_t room, FreeBytes(dir));
   const uint64_t needed = plan.OutputBytes() + kReserve + (options.undo ? UndoBudget(plan.OutputBytes()) : 0);
@@ -286,6 +286,7 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
     QC_TRY(planned.checkpoint->CheckUnchanged());
     QC_TRY(CheckStop(options.stop));
     QC_TRY(staging.Commit());
+    report.found_equal = staging.found_equal();
   } else if (options.keep_failed) {
     report.kept = staging.Keep();
   }

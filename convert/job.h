@@ -33,6 +33,7 @@ struct JobOptions {
   bool text_only = false;
   Links links = Links::kRefuse;
   Overwrite overwrite = Overwrite::kRefuse;
+  uint64_t attempt = 0;            // behind the name of the staging folder, unless 0
   VerifyLevel verify = VerifyLevel::kForward;
   bool verify_given = false;       // the user named the level: it must be possible
   Tokens tokens;                   // of the forward pass; empty: `spread_tokens` over the vocabulary
@@ -67,6 +68,7 @@ struct JobReport {
   std::optional<Fingerprint> fingerprint;  // of what was written, from level exact on
   double seconds = 0;
   bool in_place = false;
+  bool found_equal = false;        // with kKeepEqual: OUT was there already, and equal
   std::string kept;                // the staging folder, with keep_failed
   std::vector<ManifestFile> written;
 };

@@ -1,5 +1,6 @@
 #include "convert/staging.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "formats/base/text.h"
@@ -10,21 +11,50 @@ const std::string kLock = "lock";
 const std::string kNew = "new";
 const std::string kOld = "old";
 const std::string kLast = "config.json";  // without it no loader takes the folder for a model
+
+std::string RootName(const std::string& name, uint64_t attempt) { return fmt::format(".{}.qwen2-convert{}", name, attempt == 0 ? "" : fmt::format(".{}", attempt)); }
+
+// Nothing, or the first difference of the two folders in words.
+Result<std::string> Difference(const Dir& made, const Dir& there) {
+  QC_ASSIGN(const std::vector<DirEntry> ours, made.List());
+  QC_ASSIGN(const std::vector<DirEntry> theirs, there.List());
+  for (size_t i = 0; i < std::max(ours.size(), theirs.size()); ++i) {
+    if (i >= ours.size() || (i < theirs.size() && theirs[i].name < ours[i].name)) return fmt::format("'{}' does not belong there", Escape(theirs[i].name));
+    if (i >= theirs.size() || theirs[i].name != ours[i].name) return fmt::format("'{}' is missing there", Escape(ours[i].name));
+  }
+  constexpr uint64_t kPiece = 1 << 20;
+  std::vector<std::byte> a(kPiece);
+  std::vector<std::byte> b(kPiece);
+  for (const DirEntry& entry : ours) {
+    QC_ASSIGN(const InputFile mine, InputFile::Open(made, entry.name));
+    QC_ASSIGN(const InputFile other, InputFile::Open(there, entry.name));
+    if (mine.bytes() != other.bytes()) return fmt::format("'{}' has {} bytes there, {} here", Escape(entry.name), other.bytes(), mine.bytes());
+    for (uint64_t at = 0; at < mine.bytes(); at += kPiece) {
+      const size_t count = std::min(kPiece, mine.bytes() - at);
+      QC_TRY(mine.ReadAt(at, std::span(a).first(count)));
+      QC_TRY(other.ReadAt(at, std::span(b).first(count)));
+      if (!std::equal(a.begin(), a.begin() + static_cast<std::ptrdiff_t>(count), b.begin())) return fmt::format("'{}' has other content", Escape(entry.name));
+    }
+  }
+  return std::string();
+}
 }  // namespace
 
 Staging::Staging(Staging&& other) noexcept
     : out_(std::move(other.out_)), name_(std::move(other.name_)), root_name_(std::move(other.root_name_)), exists_(other.exists_),
-      replace_(other.replace_), in_place_(other.in_place_), active_(std::exchange(other.active_, false)), home_(std::move(other.home_)),
+      replace_(other.replace_), in_place_(other.in_place_), keep_equal_(other.keep_equal_), found_equal_(other.found_equal_), active_(std::exchange(other.active_, false)), home_(std::move(other.home_)),
       root_(std::move(other.root_)), new_(std::move(other.new_)), lock_(std::move(other.lock_)) {}
 
 Staging::~Staging() {
   if (active_) RemoveRoot();
 }
 
-Result<Staging> Staging::Begin(const std::string& out, const std::string& in, Overwrite overwrite) {
+Result<Staging> Staging::Begin(const std::string& out, const std::string& in, Overwrite overwrite, uint64_t attempt) {
   Staging staging;
   staging.out_ = AbsolutePath(out);
   staging.name_ = BaseName(staging.out_);
+  staging.root_name_ = RootName(staging.name_, attempt);
+  staging.keep_equal_ = overwrite == Overwrite::kKeepEqual;
   QC_TRY(staging.CheckOut(in, overwrite));
   QC_TRY(staging.Lock());
   staging.active_ = true;
@@ -32,6 +62,20 @@ Result<Staging> Staging::Begin(const std::string& out, const std::string& in, Ov
   QC_TRY(staging.root_->MakeDir(kNew));
   QC_ASSIGN(staging.new_, staging.root_->OpenDir(kNew));
   return staging;
+}
+
+Status Staging::Clear(const std::string& out, uint64_t attempt) {
+  Staging staging;
+  staging.out_ = AbsolutePath(out);
+  staging.name_ = BaseName(staging.out_);
+  staging.root_name_ = RootName(staging.name_, attempt);
+  QC_ASSIGN(staging.home_, Dir::Open(ParentPath(staging.out_)));
+  QC_ASSIGN(const bool exists, staging.home_->Has(staging.root_name_));
+  if (!exists) return {};
+  QC_TRY(staging.Lock());
+  QC_TRY(staging.Recover());
+  staging.active_ = true;  // and so it is removed
+  return {};
 }
 
 std::string Staging::Keep() {
@@ -47,7 +91,6 @@ Status Staging::CheckOut(const std::string& in, Overwrite overwrite) {
   if (IsInside(real_out, real_in) || IsInside(real_in, real_out)) {
     return Usage("output-input", "output '{}' is, lies in or contains the input '{}'; choose another place", Escape(out_), Escape(in));
   }
-  root_name_ = fmt::format(".{}.qwen2-convert", name_);
   QC_ASSIGN(exists_, parent.Has(name_));
   if (!exists_) {
     home_ = std::move(parent);
@@ -67,7 +110,7 @@ Status Staging::CheckOut(const std::string& in, Overwrite overwrite) {
   }
   if (!empty && in_place_) return Usage("output-exists", "output '{}' is a mount point and not empty, so it cannot be replaced in one step; empty it first", Escape(out_));
   if (!empty && overwrite == Overwrite::kRefuse) return Usage("output-exists", "output '{}' is not empty; give --force to replace it", Escape(out_));
-  replace_ = !empty;
+  replace_ = !empty && overwrite == Overwrite::kReplace;
   if (in_place_) {
     root_name_ = inner_root;
     home_ = std::move(existing);
@@ -147,10 +190,10 @@ Status Staging::Publish() {
     QC_TRY(new_->Rename(kLast, *home_, kLast, Dir::Move::kNoReplace));
     return home_->Sync();
   }
-  if (!exists_) {
-    QC_TRY(root_->Rename(kNew, *home_, name_, Dir::Move::kNoReplace));
-  } else if (!replace_) {
-    QC_TRY(root_->Rename(kNew, *home_, name_, Dir::Move::kReplaceEmpty));
+  if (!replace_) {
+    const Status moved = root_->Rename(kNew, *home_, name_, exists_ ? Dir::Move::kReplaceEmpty : Dir::Move::kNoReplace);
+    if (!moved.ok() && moved.error().id == "output-exists" && keep_equal_) return CompareWithOut();
+    QC_TRY(moved);
   } else if (!root_->Rename(kNew, *home_, name_, Dir::Move::kExchange).ok()) {
     // The file system cannot swap: two renames, which Recover undoes if we die between them.
     QC_TRY(home_->Rename(name_, *root_, kOld, Dir::Move::kNoReplace));
@@ -160,6 +203,16 @@ Status Staging::Publish() {
     }
   }
   return home_->Sync();
+}
+
+Status Staging::CompareWithOut() {
+  QC_ASSIGN(const Dir there, home_->OpenDir(name_));
+  QC_ASSIGN(const std::string difference, Difference(*new_, there));
+  if (!difference.empty()) {
+    return MakeError(Code::kFindings, "output-differs", "output '{}' is there already and is not what this run made of the input: {}; it stays as it is: move it away, or take another output", Escape(out_), difference);
+  }
+  found_equal_ = true;
+  return {};
 }
 
 void Staging::RemoveRoot() {

@@ -6,6 +6,9 @@
 //   PARENT/.OUT.qwen2-convert/new/   the output so far
 //   PARENT/.OUT.qwen2-convert/old/   the folder that --force is replacing, for a moment
 //
+// Attempts of a zoo's workers, of whom one may believe another dead, carry their number behind
+// the name of the hidden folder, so that none writes into the folder of another.
+//
 // If OUT is the root of a mounted file system it cannot be renamed: then the folder lies
 // inside OUT, and the files are moved out of it one by one, config.json last.
 #pragma once
@@ -17,13 +20,18 @@
 
 namespace q2c {
 
-enum class Overwrite { kRefuse, kReplace };
+// What an OUT that holds something means: an error; it is replaced; or it stays, and it is an
+// error at the end unless it equals, byte for byte, what would have been put there.
+enum class Overwrite { kRefuse, kReplace, kKeepEqual };
 
 class Staging {
  public:
   // Errors: kUsage "output-…" if OUT is, contains or lies in the input, is a link or a file,
   // or is not empty; kTryAgain "locked"; by errno.
-  static Result<Staging> Begin(const std::string& out, const std::string& in, Overwrite overwrite);
+  // `attempt`: behind the hidden folder's name, unless 0.
+  static Result<Staging> Begin(const std::string& out, const std::string& in, Overwrite overwrite, uint64_t attempt = 0);
+  // Removes what an attempt that nobody is working on any more has left. kTryAgain "locked" if somebody is.
+  static Status Clear(const std::string& out, uint64_t attempt);
   Staging(Staging&& other) noexcept;
   Staging& operator=(Staging&&) = delete;
   Staging(const Staging&) = delete;
@@ -33,8 +41,11 @@ class Staging {
   const Dir& dir() const { return *new_; }
   bool in_place() const { return in_place_; }  // the weaker guarantee of a mount point
 
-  // Makes OUT the staged folder. Everything in it must be synced already.
+  // Makes OUT the staged folder. Everything in it must be synced already. Errors: kFindings
+  // "output-differs" with kKeepEqual.
   Status Commit();
+  // Was an equal OUT there already? (kKeepEqual, after Commit.)
+  bool found_equal() const { return found_equal_; }
   // Leaves what was staged where it is, until the next run for the same OUT. Returns its path.
   std::string Keep();
 
@@ -44,6 +55,7 @@ class Staging {
   Status Lock();
   Status Recover();
   Status Publish();
+  Status CompareWithOut();
   void RemoveRoot();
 
   std::string out_;         // absolute
@@ -52,6 +64,8 @@ class Staging {
   bool exists_ = false;     // OUT is there already
   bool replace_ = false;    // and holds something that --force replaces
   bool in_place_ = false;
+  bool keep_equal_ = false;
+  bool found_equal_ = false;
   bool active_ = false;
   std::optional<Dir> home_;  // the folder that holds the root: OUT's parent, or OUT
   std::optional<Dir> root_;

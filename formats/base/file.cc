@@ -25,18 +25,6 @@ namespace {
 
 namespace fs = boost::filesystem;
 
-Error FromErrno(int number, std::string_view what, const std::string& path) {
-  Code code = Code::kIo;
-  std::string_view id = "io";
-  std::string_view advice;
-  if (number == ENOSPC || number == EDQUOT || number == EFBIG) {
-    code = Code::kNoSpace, id = "no-space", advice = "; free space or choose another place";
-  } else if (number == EACCES || number == EPERM || number == EROFS) {
-    code = Code::kPermission, id = "permission", advice = "; check owner and mode";
-  }
-  return MakeError(code, id, "{} '{}' failed: {}{}", what, Escape(path), std::strerror(number), advice);  // NOLINT(concurrency-mt-unsafe)
-}
-
 // Repeats a call that a signal interrupted.
 template <typename Call>
 auto Retry(Call call) {
@@ -67,6 +55,18 @@ std::string_view ModeName(mode_t mode) {
 }
 
 }  // namespace
+
+Error FromErrno(int number, std::string_view what, const std::string& path) {
+  Code code = Code::kIo;
+  std::string_view id = "io";
+  std::string_view advice;
+  if (number == ENOSPC || number == EDQUOT || number == EFBIG) {
+    code = Code::kNoSpace, id = "no-space", advice = "; free space or choose another place";
+  } else if (number == EACCES || number == EPERM || number == EROFS) {
+    code = Code::kPermission, id = "permission", advice = "; check owner and mode";
+  }
+  return MakeError(code, id, "{} '{}' failed: {}{}", what, Escape(path), std::strerror(number), advice);  // NOLINT(concurrency-mt-unsafe)
+}
 
 Fd& Fd::operator=(Fd&& other) noexcept {
   if (this != &other) {
@@ -119,6 +119,13 @@ Result<FileStamp> Dir::Stat() const {
   struct stat info {};
   if (::fstat(fd(), &info) != 0) return FromErrno(errno, "looking at", path_);
   return StampOf(info);
+}
+
+Result<std::optional<FileStamp>> Dir::StatOf(const std::string& name) const {
+  struct stat info {};
+  if (::fstatat(fd(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) return std::optional<FileStamp>(StampOf(info));
+  if (errno == ENOENT) return std::optional<FileStamp>();
+  return FromErrno(errno, "looking at", PathOf(name));
 }
 
 Result<FileKind> Dir::KindOf(const std::string& name) const {

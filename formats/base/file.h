@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +14,9 @@
 #include "formats/base/status.h"
 
 namespace q2c {
+
+// The error of a failed system call on `path`; for the files of formats/base only.
+Error FromErrno(int number, std::string_view what, const std::string& path);
 
 // Owns one file descriptor.
 class Fd {
@@ -71,6 +75,8 @@ class Dir {
   Result<FileStamp> Stat() const;
   // Does the name exist (as anything)? A link is not followed.
   Result<bool> Has(const std::string& name) const;
+  // Nothing if the name does not exist. A link is not followed.
+  Result<std::optional<FileStamp>> StatOf(const std::string& name) const;
   Result<FileKind> KindOf(const std::string& name) const;
   Result<std::string> ReadLink(const std::string& name) const;
 

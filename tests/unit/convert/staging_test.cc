@@ -267,5 +267,57 @@ TEST_F(StagingTest, ModesFollowUmask) {
   EXPECT_EQ(info.st_mode & 07777U, 0750U);
 }
 
+TEST_F(StagingTest, AnOutputThatIsEqualMayStay) {
+  const auto make = [&](const std::string& content) -> Result<bool> {
+    Staging staging = Must(Begin(Overwrite::kKeepEqual));
+    Fill(staging, content);
+    QC_TRY(staging.Commit());
+    return staging.found_equal();
+  };
+  EXPECT_FALSE(Must(make("new")));
+  EXPECT_EQ(OutContent(), "newnew");
+  EXPECT_TRUE(Must(make("new")));
+  ExpectError(make("NEW"), Code::kFindings, "output-differs", {"'config.json' has other content", "stays as it is"});
+  ExpectError(make("newer"), Code::kFindings, "output-differs", {"'config.json' has 3 bytes there, 5 here"});
+  test::WriteWhole(out_ + "/zzz", "");
+  ExpectError(make("new"), Code::kFindings, "output-differs", {"'zzz' does not belong there"});
+  std::filesystem::remove(out_ + "/zzz");
+  std::filesystem::remove(out_ + "/model.safetensors");
+  ExpectError(make("new"), Code::kFindings, "output-differs", {"'model.safetensors' is missing there"});
+  EXPECT_EQ(Names(out_), Strings{"config.json"});
+  EXPECT_EQ(Names(folder_.path()), (Strings{"in", "out"}));
+}
+
+TEST_F(StagingTest, AttemptsDoNotMeetBeforeTheRename) {
+  Staging zombie = Must(Staging::Begin(out_, in_, Overwrite::kKeepEqual, 1));
+  Fill(zombie, "new");
+  Staging successor = Must(Staging::Begin(out_, in_, Overwrite::kKeepEqual, 2));
+  Fill(successor, "new");
+  Staging third = Must(Staging::Begin(out_, in_, Overwrite::kKeepEqual, 3));
+  Fill(third, "bad");
+  ExpectError(Staging::Begin(out_, in_, Overwrite::kKeepEqual, 2), Code::kTryAgain, "locked");
+  ExpectError(Staging::Clear(out_, 1), Code::kTryAgain, "locked");
+  EXPECT_EQ(Names(folder_.path()), (Strings{".out.qwen2-convert.1", ".out.qwen2-convert.2", ".out.qwen2-convert.3", "in"}));
+  Must(successor.Commit());
+  EXPECT_FALSE(successor.found_equal());
+  Must(zombie.Commit());
+  EXPECT_TRUE(zombie.found_equal());
+  ExpectError(third.Commit(), Code::kFindings, "output-differs");
+  EXPECT_EQ(OutContent(), "newnew");
+}
+
+TEST_F(StagingTest, WhatAKilledAttemptLeftIsCleared) {
+  Killed([&] {
+    const Staging staging = Must(Staging::Begin(out_, in_, Overwrite::kKeepEqual, 7));
+    Fill(staging, "half");
+    ::raise(SIGKILL);  // while it is in scope
+  });
+  EXPECT_TRUE(test::Exists(root_ + ".7/new/config.json"));
+  Must(Staging::Clear(out_, 6));
+  EXPECT_TRUE(test::Exists(root_ + ".7"));
+  Must(Staging::Clear(out_, 7));
+  EXPECT_EQ(Names(folder_.path()), Strings{"in"});
+}
+
 }  // namespace
 }  // namespace q2c

@@ -1,0 +1,230 @@
+#include "convert/zoo_options.h"
+
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <map>
+#include <sstream>
+#include <thread>
+
+#include "formats/base/text.h"
+
+namespace q2c {
+namespace {
+
+namespace po = boost::program_options;
+using Mode = ZooCommand::Mode;
+
+// Which option belongs to which commands; those of kPlan that are not named here are qwen2-convert's.
+struct OptionUse {
+  std::string_view name;
+  std::vector<Mode> modes;
+};
+const std::vector<OptionUse>& OptionUses() {
+  static const std::vector<OptionUse> kUses = {
+      {"include", {Mode::kPlan}},
+      {"exclude", {Mode::kPlan}},
+      {"digest", {Mode::kPlan}},
+      {"jobs", {Mode::kPlan, Mode::kRun, Mode::kVerify}},
+      {"leases", {Mode::kRun, Mode::kStatus, Mode::kReport}},
+      {"limit", {Mode::kRun}},
+      {"stale", {Mode::kRun}},
+      {"memory", {Mode::kRun}},
+      {"disk-reserve", {Mode::kRun}},
+      {"json", {Mode::kStatus, Mode::kReport, Mode::kVerify}},
+      {"html", {Mode::kReport}},
+      {"only", {Mode::kPlan, Mode::kRetry}},  // repairs in a plan, findings to retry
+      {"quiet", {Mode::kPlan, Mode::kRun}},
+  };
+  return kUses;
+}
+
+po::options_description VisibleOptions() {
+  constexpr unsigned kColumns = 110;
+  constexpr unsigned kText = 70;
+  po::options_description options("Options", kColumns, kText);
+  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
+  const auto list = [](const char* name) { return po::value<std::vector<std::string>>()->value_name(name); };
+  options.add_options()
+      ("include", list("GLOB"), "plan: only models whose path below ROOT matches; '*' matches '/', too; may be repeated")
+      ("exclude", list("GLOB"), "plan: no models whose path matches; may be repeated")
+      ("digest", "plan: identify models by all of their bytes, not only by names, sizes and the ends of the files; a run then reads each model twice")
+      ("jobs", text("N"), "plan, run, verify: threads (default: one a processor); small models run side by side, a large one takes all")
+      ("leases", text("DIR"), "run: folder of the leases, the same for all workers of a plan (default: PLAN.d/leases)")
+      ("limit", text("N"), "run: end after N models")
+      ("stale", text("SECONDS"), "run: take a model over when its worker has shown no life for so long (default: 60)")
+      ("memory", text("SIZE"), "run: memory for the models in work together (default: four fifths of what is free)")
+      ("disk-reserve", text("SIZE"), "run: begin no model that would leave less room than this (default: 268MB)")
+      ("json", "status, report, verify: print one JSON document")
+      ("html", text("FILE"), "report: write it to FILE, as one page that needs no other file")
+      ("only", list("FINDING"), "retry: only models that failed with this finding; output-missing: those whose output has been removed; may be repeated")
+      ("quiet,q", "plan, run: print errors only")
+      ("version", "print the version")
+      ("help", "print this help");
+  return options;
+}
+
+Result<uint64_t> WholeNumber(const po::variables_map& given, const char* name, uint64_t least, uint64_t most) {
+  const auto text = given[name].as<std::string>();
+  const std::optional<uint64_t> number = Json::Number(text).AsU64();
+  if (!number.has_value() || *number < least || *number > most) return Usage("usage", "--{}={}: expected a number from {} to {}", name, Escape(text), least, most);
+  return *number;
+}
+
+// Back into words, one form for each meaning, so that equal plans are equal bytes.
+std::vector<std::string> PassedOn(const po::variables_map& given) {
+  std::vector<std::string> words;
+  for (const ZooPlanOption& option : kZooPlanOptions) {
+    const std::string name(option.name);
+    if (given.count(name) == 0) continue;
+    if (!option.has_value) {
+      words.push_back(fmt::format("--{}", name));
+      continue;
+    }
+    auto values = given[name].as<std::vector<std::string>>();
+    std::ranges::sort(values);
+    for (const std::string& value : values) words.push_back(fmt::format("--{}={}", name, value));
+  }
+  return words;
+}
+
+Status ReadOptions(const po::variables_map& given, ZooCommand* command) {
+  constexpr uint64_t kMaxJobs = 256;
+  constexpr uint64_t kDay = 86400;
+  const auto texts = [&](const char* name) { return given.count(name) != 0 ? given[name].as<std::vector<std::string>>() : std::vector<std::string>(); };
+  command->find.include = texts("include");
+  command->find.exclude = texts("exclude");
+  command->find.whole_files = given.count("digest") != 0;
+  command->find.options = PassedOn(given);
+  command->only = texts("only");
+  command->json = given.count("json") != 0;
+  if (given.count("html") != 0) command->html = given["html"].as<std::string>();
+  command->run.quiet = given.count("quiet") != 0;
+  command->run.jobs = std::max(1U, std::thread::hardware_concurrency());
+  if (given.count("jobs") != 0) {
+    QC_ASSIGN(const uint64_t jobs, WholeNumber(given, "jobs", 1, kMaxJobs));
+    command->run.jobs = static_cast<unsigned>(jobs);
+  }
+  command->find.jobs = command->run.jobs;
+  if (given.count("leases") != 0) command->run.leases = given["leases"].as<std::string>();
+  if (given.count("limit") != 0) {
+    QC_ASSIGN(command->run.limit, WholeNumber(given, "limit", 1, UINT32_MAX));
+  }
+  if (given.count("stale") != 0) {
+    QC_ASSIGN(const uint64_t seconds, WholeNumber(given, "stale", 1, kDay));
+    command->run.stale_seconds = static_cast<double>(seconds);
+  }
+  if (given.count("memory") != 0) {
+    QC_ASSIGN(command->run.memory, ParseBytes(given["memory"].as<std::string>()));
+  }
+  if (given.count("disk-reserve") != 0) {
+    QC_ASSIGN(command->run.disk_reserve, ParseBytes(given["disk-reserve"].as<std::string>()));
+  }
+#ifdef Q2C_TEST_DAMAGE
+  if (given.count("test-crash") != 0) command->run.test_crash = given["test-crash"].as<std::string>();
+#endif
+  return {};
+}
+
+Status CheckUses(const po::variables_map& given, Mode mode, const std::string& name) {
+  for (const auto& [option, value] : given) {
+    const auto& uses = OptionUses();
+    const auto use = std::ranges::find(uses, option, &OptionUse::name);
+    const bool passed_on = std::ranges::find(kZooPlanOptions, option, &ZooPlanOption::name) != std::end(kZooPlanOptions);
+    const bool belongs = use != uses.end() ? std::ranges::find(use->modes, mode) != use->modes.end() : !passed_on || mode == Mode::kPlan;
+    if (!belongs) return Usage("usage", "--{} does not belong to '{}'; see --help", option, name);
+  }
+  return {};
+}
+
+// Lines of at most 100 characters.
+std::string Wrapped(const std::string& words) {
+  constexpr size_t kColumns = 100;
+  std::string out;
+  size_t column = 0;
+  for (size_t begin = 0; begin < words.size();) {
+    const size_t end = std::min(words.find(' ', begin), words.size());
+    if (column == 0 || column + end - begin > kColumns) {
+      out += column == 0 ? "  " : "\n  ";
+      column = 2;
+    } else {
+      out += ' ';
+    }
+    out += words.substr(begin, end - begin);
+    column += end - begin + 1;
+    begin = end + 1;
+  }
+  return out + "\n";
+}
+
+}  // namespace
+
+std::string ZooHelpText() {
+  std::ostringstream out;
+  out << "qwen2-zoo plan ROOT OUT --target=NAME [options of qwen2-convert] > PLAN\n"
+         "qwen2-zoo run PLAN\n"
+         "qwen2-zoo status|report|verify|retry PLAN\n\n"
+         "Rewrites every checkpoint below ROOT, each as qwen2-convert would, and each to its path below OUT.\n"
+         "Any number of workers, on any number of machines that share the folders, may run one plan; any of them\n"
+         "may die. To go on after an interruption, run it again. One Ctrl-C lets the models in work be finished,\n"
+         "a second stops them. Journals, reports and leases lie in PLAN.d/; OUT holds finished models only.\n\n"
+         "  plan    find the checkpoints, plan each, print the plan\n"
+         "  run     convert until every model is done or has failed\n"
+         "  status  how far it is\n"
+         "  report  what was done, how fast, and what failed why\n"
+         "  verify  hold every output against its manifest\n"
+         "  retry   give failed models another chance at the next run\n\n"
+      << VisibleOptions()
+      << "\nOptions of qwen2-convert that a plan may hold, see there:\n"
+      << Wrapped(ZooPlanOptionNames())
+      << "\nExit codes: 0 done; 1 a model is refused (plan), has failed (run) or does not match (verify); 2 usage;\n"
+         "65 plan malformed; 69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again;\n"
+         "76 no space; 77 permission; 130, 143 interrupted.\n";
+  return out.str();
+}
+
+Result<ZooCommand> ParseZooCommand(int argc, const char* const* argv) {
+  po::options_description all = VisibleOptions();
+  for (const ZooPlanOption& option : kZooPlanOptions) {
+    if (all.find_nothrow(std::string(option.name), false) != nullptr) continue;  // "only" is also one of ours
+    if (option.has_value) all.add_options()(std::string(option.name).c_str(), po::value<std::vector<std::string>>());
+    else all.add_options()(std::string(option.name).c_str(), "");
+  }
+#ifdef Q2C_TEST_DAMAGE
+  all.add_options()("test-crash", po::value<std::string>());
+#endif
+  all.add_options()("words", po::value<std::vector<std::string>>());
+  po::positional_options_description positional;
+  positional.add("words", -1);
+  po::variables_map given;
+  try {
+    const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
+    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
+  } catch (const po::error& error) {
+    return Usage("usage", "{}; see --help", Escape(error.what()));
+  }
+  ZooCommand command;
+  if (given.count("help") != 0) return command.mode = Mode::kHelp, command;
+  if (given.count("version") != 0) return command.mode = Mode::kVersion, command;
+  const auto words = given.count("words") != 0 ? given["words"].as<std::vector<std::string>>() : std::vector<std::string>();
+  static const std::map<std::string, Mode> kModes = {{"plan", Mode::kPlan}, {"run", Mode::kRun}, {"status", Mode::kStatus}, {"report", Mode::kReport}, {"verify", Mode::kVerify}, {"retry", Mode::kRetry}};
+  const auto mode = words.empty() ? kModes.end() : kModes.find(words[0]);
+  if (mode == kModes.end()) return Usage("usage", "{}; expected plan, run, status, report, verify or retry; see --help", words.empty() ? "no command" : fmt::format("'{}' is no command", Escape(words[0])));
+  command.mode = mode->second;
+  const size_t expected = command.mode == Mode::kPlan ? 3 : 2;
+  if (words.size() != expected) return Usage("usage", "expected '{}' and {}, got {} paths; see --help", words[0], expected == 3 ? "ROOT and OUT" : "PLAN", words.size() - 1);
+  for (const std::string& word : words) {
+    if (word.empty()) return Usage("usage", "an empty path");
+  }
+  QC_TRY(CheckUses(given, command.mode, words[0]));
+  QC_TRY(ReadOptions(given, &command));
+  if (command.mode == Mode::kPlan) {
+    command.root = words[1];
+    command.out = words[2];
+  } else {
+    command.plan = words[1];
+  }
+  if (command.json && !command.html.empty()) return Usage("usage", "--json and --html: one at a time");
+  return command;
+}
+
+}  // namespace q2c
