@@ -20,7 +20,6 @@ std::optional<std::string_view> KnownKind(std::string_view head) {
     std::string_view name;
   };
   static constexpr std::array kKinds = {
-      Kind{"version https://git-lfs", "a Git LFS pointer: the weights themselves were not downloaded; run 'git lfs pull'"},
       Kind{"PK\x03\x04", "a ZIP archive or a PyTorch checkpoint, not safetensors"},
       Kind{"\x80\x02", "a Python pickle, not safetensors"},
       Kind{"\x1f\x8b", "gzip data; unpack it first"},
@@ -36,6 +35,16 @@ std::optional<std::string_view> KnownKind(std::string_view head) {
     if (head.starts_with(kind.start)) return kind.name;
   }
   return std::nullopt;
+}
+
+// A Git LFS pointer says which file should be in its place.
+std::optional<std::string> LfsPointer(std::string_view text) {
+  if (!text.starts_with("version https://git-lfs")) return std::nullopt;
+  const auto after = [&](std::string_view key) {
+    const size_t at = text.find(key);
+    return at == std::string_view::npos ? std::string_view("?") : text.substr(at + key.size(), std::min(text.find('\n', at), text.size()) - at - key.size());
+  };
+  return fmt::format("a Git LFS pointer in place of the file with SHA-256 {}, {} bytes: it was not downloaded; run 'git lfs pull'", Escape(after("\noid sha256:"), 64), Escape(after("\nsize "), 20));
 }
 
 Result<uint64_t> ReadIndex(const Json& value, const std::string& name, std::string_view what) {
@@ -138,6 +147,7 @@ Status CheckCoverage(const std::vector<TensorInfo>& tensors, uint64_t data_start
 
 Result<SafetensorsHeader> ParseSafetensorsHeader(ByteView head, uint64_t file_bytes) {
   const std::string_view text(reinterpret_cast<const char*>(head.data()), head.size());  // NOLINT: bytes as text
+  if (const std::optional<std::string> pointer = LfsPointer(text)) return Malformed("file-type", "this is {}", *pointer);
   const std::string_view start = text.substr(0, 64);
   if (const std::optional<std::string_view> kind = KnownKind(start)) return Malformed("file-type", "this is {}", *kind);
   if (head.size() < 8) return Malformed("truncated", "the file has {} bytes, expected at least 8", head.size());
@@ -146,7 +156,7 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(ByteView head, uint64_t file_by
     return Malformed("safetensors-header", "the header claims {} bytes, expected at most {}: not a safetensors file, or a damaged one", header_bytes, kMaxSafetensorsHeader);
   }
   if (header_bytes > file_bytes - 8) {
-    return Malformed("truncated", "the header claims {} bytes, but only {} follow: the file is cut short; download or copy it again", header_bytes, file_bytes - 8);
+    return Malformed("truncated", "the header claims {} bytes, but only {} follow: {} bytes are missing of the header alone; download or copy it again", header_bytes, file_bytes - 8, header_bytes - (file_bytes - 8));
   }
   if (header_bytes == 0) return Malformed("safetensors-header", "the header is empty");
   if (head.size() < 8 + header_bytes) return Internal("header of {} bytes, {} given", header_bytes, head.size() - 8);
@@ -178,7 +188,8 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(ByteView head, uint64_t file_by
 
 Result<SafetensorsHeader> ReadSafetensorsHeader(const InputFile& file) {
   const auto within = [&](Error error) { return std::move(error).Within(fmt::format("file '{}'", Escape(file.path()))); };
-  std::vector<std::byte> head(std::min<uint64_t>(file.bytes(), 64));
+  constexpr uint64_t kPointerBytes = 256;  // of a Git LFS pointer, at most
+  std::vector<std::byte> head(std::min<uint64_t>(file.bytes(), kPointerBytes));
   QC_TRY(file.ReadAt(0, head));
   if (head.size() >= 8) {
     const auto header_bytes = Load<uint64_t>(head.data());
