@@ -36,9 +36,9 @@ struct PlannedLinear {
   Dtype scale_dtype = Dtype::kF16;  // of the output
   // The channels between gate/up and down in the order of down's groups: channel i was channel
   // order[i]. They are the inputs of the linear `order_of`, and the outputs of those that feed it.
-  std::string order_of;
+  std::string order_of = {};
   bool orders_inputs = false;
-  std::shared_ptr<const std::vector<uint32_t>> order;  // null: as they are
+  std::shared_ptr<const std::vector<uint32_t>> order = {};  // null: as they are
 
   bool quantised() const { return !layout->IsDense(); }
   bool act_order() const { return linear->traits.act_order && !orders_inputs; }
