@@ -389,8 +389,7 @@ Result<Written> Execute(const Plan& plan, const Dir& out, const ExecuteOptions& 
     for (size_t f = 0; f < shards.size(); ++f) written.files.push_back(executor.Finish(f));
   }
   std::ranges::move(shards, std::back_inserter(written.unsynced));
-  if (!plan.side_files) return written;
-  for (const SideFile& side : plan.model->checkpoint->side_files()) QC_TRY(CopySideFile(plan, side, out, options, &written));
+  for (const SideFile& side : plan.SideFiles()) QC_TRY(CopySideFile(plan, side, out, options, &written));
   return written;
 }
 

@@ -27,6 +27,8 @@ Manifest BeginManifest(const Plan& plan, const JobOptions& options, bool in_plac
   for (const std::string& glob : options.drop) drop.items().push_back(Json::String(glob));
   manifest.options = Json::Object({{"drop", std::move(drop)}});
   if (options.shard_bytes.has_value()) manifest.options.Set("shard_size", Json::Integer(*options.shard_bytes));
+  if (options.group_size.has_value()) manifest.options.Set("group_size", Json::Integer(*options.group_size));
+  if (options.pad_intermediate.has_value()) manifest.options.Set("pad_intermediate", Json::Integer(*options.pad_intermediate));
   if (options.zeros.has_value()) manifest.options.Set("zeros", Json::String(*options.zeros == ZeroConvention::kV1 ? "v1" : "v2"));
   if (options.layout.has_value()) manifest.options.Set("layout", Json::String(*options.layout));
   for (const auto& [key, ids] : {std::pair("only", &options.only), std::pair("skip", &options.skip)}) {
@@ -67,6 +69,13 @@ void DescribeTensors(const Plan& plan, const Written& written, Manifest* manifes
     const uint64_t bits = linear.layout->method.empty() ? 0 : linear.layout->same_codes ? linear.shape.bits : linear.layout->bits.back();
     manifest->linears.push_back({linear.name, SplitPart(first.name).first, std::string(linear.linear->layout->name), std::string(linear.layout->name), from.in_features, from.out_features,
                                  from.group_size, linear.shape.group_size, from.bits, bits, std::string(NameOf(linear.exactness)), {linear.linear->rows.first, linear.linear->rows.of}});
+    ManifestLinear& claim = manifest->linears.back();
+    claim.padded_in_features = linear.shape.in_features;
+    claim.padded_out_features = linear.shape.out_features;
+    if (linear.order == nullptr) continue;
+    const Linear& by = *plan.linears.at(linear.order_of).linear;
+    claim.order_of = SplitPart(model.info(by.parts.at(std::string(by.layout->parts.front().suffix))).name).first;
+    claim.orders_inputs = linear.orders_inputs;
   }
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     const PlannedTensor& tensor = plan.tensors[i];
@@ -147,9 +156,11 @@ std::string Sentence(const PlannedJob& planned, const Manifest& manifest, const 
   const Compared& compared = *report.compared;
   text += fmt::format("; {} weights of {} linears decoded from both sides and {}, {} other tensors {}", compared.weights, compared.linears, compared.rounded_weights > 0 ? "equal or rounded to the nearest" : "equal",
                       compared.tensors, planned.plan.Worst() < Exactness::kSameValues ? "equal byte for byte" : "equal or as planned");
+  if (compared.reordered > 0) text += fmt::format(", {} linears up to a permutation of the channels between gate/up and down", compared.reordered);
+  if (compared.padded > 0) text += fmt::format(", channels of zeros added to {} linears", compared.padded);
   if (!report.forward.has_value()) return text;
   const ForwardReport& forward = *report.forward;
-  return text + fmt::format("; forward pass of both over {} tokens {}", forward.tokens.size(), forward.equal ? "equal bit by bit" : "compared");
+  return text + fmt::format("; forward pass of both over {} tokens {}", forward.tokens.size(), forward.equal ? "equal bit by bit" : forward.reordered ? "equal up to the order of summation" : "compared");
 }
 
 // A finding goes into the report; another error ends the run.
@@ -231,7 +242,7 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   job.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
   QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros, options.text_only}));
   job.model = std::make_unique<Model>(std::move(model));
-  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs)}));
+  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs), options.group_size, options.pad_intermediate}));
   if (options.undo) QC_TRY(CheckUndo(job.plan));
   if (options.verify == VerifyLevel::kForward) {
     const Result<ForwardConfig> forward = ReadForwardConfig(*job.model);

@@ -28,6 +28,8 @@ struct JobOptions {
   std::vector<std::string> skip;   // repairs
   std::optional<ZeroConvention> zeros;
   std::optional<uint64_t> shard_bytes;
+  std::optional<uint64_t> group_size;
+  std::optional<uint64_t> pad_intermediate;
   std::optional<std::string> layout;
   bool allow_rounding = false;
   bool text_only = false;

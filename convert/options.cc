@@ -32,6 +32,8 @@ po::options_description VisibleOptions() {
       ("layout", text("NAME"), "layout of the quantised linears, where the target takes several")
       ("allow-rounding", "accept values that change by rounding; the report says by how much")
       ("text-only", "leave out the vision tower, for a target that has no place for it")
+      ("group-size", text("N"), "split groups into groups of N inputs; N has to divide their size")
+      ("pad-intermediate", text("N"), "add channels of zeros between gate/up and down, to a multiple of N (tensor parallelism)")
       ("shard-size", text("SIZE"), "largest shard, such as 5GB (default: the shards of the input)")
       ("drop", list("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
       ("only", list("ID"), "make this repair and no other (see --list-repairs); may be repeated")
@@ -100,6 +102,15 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
     constexpr Choice<ZeroConvention> kConventions[] = {{"v1", ZeroConvention::kV1}, {"v2", ZeroConvention::kV2}};
     QC_ASSIGN(job.zeros, Choose("zeros", text("zeros"), kConventions));
   }
+  const auto number = [&](const char* name, std::optional<uint64_t>* out) -> Status {
+    constexpr uint64_t kLargest = 1U << 20U;
+    if (given.count(name) == 0) return {};
+    *out = Json::Number(text(name)).AsU64();
+    if (!out->has_value() || **out == 0 || **out > kLargest) return Usage("usage", "--{}={}: expected a number from 1 to {}", name, Escape(text(name)), kLargest);
+    return {};
+  };
+  QC_TRY(number("group-size", &job.group_size));
+  QC_TRY(number("pad-intermediate", &job.pad_intermediate));
   if (given.count("shard-size") != 0) {
     QC_ASSIGN(job.shard_bytes, ParseBytes(text("shard-size")));
   }

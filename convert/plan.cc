@@ -32,12 +32,20 @@ Result<bool> Plan::Wants(std::string_view repair, const std::string& subject) {
   return Refused("repair-skipped", "'{}' needs the repair '{}' ({}), but {} leaves it out", Escape(subject), repair, row.what, options.repairs.Why(repair));
 }
 
+std::vector<SideFile> Plan::SideFiles() const {
+  std::vector<SideFile> list;
+  if (!side_files) return list;
+  for (const SideFile& side : model->checkpoint->side_files()) {
+    if (std::ranges::find(texts, side.name, &TextFile::name) == texts.end()) list.push_back(side);  // else written anew
+  }
+  return list;
+}
+
 uint64_t Plan::OutputBytes() const {
   uint64_t bytes = 0;
   for (const PlannedFile& file : files) bytes += file.bytes;
   for (const TextFile& text : texts) bytes += text.content.size();
-  if (!side_files) return bytes;
-  for (const SideFile& side : model->checkpoint->side_files()) bytes += side.bytes;
+  for (const SideFile& side : SideFiles()) bytes += side.bytes;
   return bytes;
 }
 
@@ -96,7 +104,7 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
     QC_TRY(plan.Wants("family", change.key));
     plan.edits.push_back({std::string(kConfigName), change.key, change.before, change.after, change.reason, false, "family"});
   }
-  for (const auto pass : {PassNames, PassBiases, PassHeads, PassLayouts, PassRepack, PassFloats, PassConfig, PassQuantConfig, PassContainer, PassFiles}) {
+  for (const auto pass : {PassNames, PassBiases, PassHeads, PassLayouts, PassChannels, PassRepack, PassFloats, PassConfig, PassQuantConfig, PassContainer, PassFiles}) {
     QC_TRY(pass(&plan));
   }
   return plan;

@@ -4,7 +4,9 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -28,11 +30,19 @@ struct PlannedLinear {
   const Linear* linear = nullptr;  // in the input
   std::string name;                // in the output
   const Layout* layout = nullptr;
-  QuantShape shape;                // group_size and groups are those of the output
+  QuantShape shape;                // that of the output: groups may be split, channels added
   Exactness exactness = Exactness::kSameCodes;
   std::string rounds;              // why a value changes, with kRounded
+  Dtype scale_dtype = Dtype::kF16;  // of the output
+  // The channels between gate/up and down in the order of down's groups: channel i was channel
+  // order[i]. They are the inputs of the linear `order_of`, and the outputs of those that feed it.
+  std::string order_of = {};
+  bool orders_inputs = false;
+  std::shared_ptr<const std::vector<uint32_t>> order = {};  // null: as they are
 
   bool quantised() const { return !layout->IsDense(); }
+  bool act_order() const { return linear->traits.act_order && !orders_inputs; }
+  bool Padded() const { return shape.in_features != linear->traits.shape.in_features || shape.out_features != linear->traits.shape.out_features; }
 };
 
 struct PlannedTensor {
@@ -98,6 +108,8 @@ struct PlanOptions {
   std::optional<uint64_t> shard_bytes;  // nothing: the source's shards
   bool allow_rounding = false;
   RepairChoice repairs;
+  std::optional<uint64_t> group_size;       // to split groups into
+  std::optional<uint64_t> pad_intermediate;  // channels between gate/up and down become a multiple of it
 };
 
 struct Plan {
@@ -110,6 +122,8 @@ struct Plan {
   Json config;                     // the new config.json
   std::optional<Json> quantize_config;  // the new quantize_config.json, where the target wants one
   bool tied = false;               // in the output
+  std::set<std::string> bias_keys;        // keys of config.json that are to declare biases
+  std::map<std::string, uint64_t> sizes;  // keys of config.json that padding changes
   bool side_files = true;          // tokenizer and the like go along
   std::vector<ConfigEdit> edits;
   std::vector<PlannedFile> files;
@@ -123,6 +137,8 @@ struct Plan {
   // The same for a repair that is left as it is where the user does not want it.
   bool Makes(std::string_view repair, const std::string& subject);
 
+  // Files of the input that go along byte for byte.
+  std::vector<SideFile> SideFiles() const;
   uint64_t OutputBytes() const;    // all files, without manifest and sums
   std::vector<std::string> LayoutNames() const;  // of the linears in the output
   Exactness Worst() const;  // of all tensors

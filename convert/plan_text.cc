@@ -84,7 +84,7 @@ std::string PlanText(const Plan& plan, bool every_tensor) {
       out += fmt::format("  {}: {}: {} -> {}: {} [{}]\n", edit.file, Escape(edit.key), ValueText(edit.before), ValueText(edit.after), edit.reason, edit.repair);
     }
   }
-  if (plan.side_files && !model.checkpoint->side_files().empty()) out += fmt::format("byte for byte  {} other files\n", model.checkpoint->side_files().size());
+  if (const size_t sides = plan.SideFiles().size(); sides > 0) out += fmt::format("byte for byte  {} other files\n", sides);
   if (!plan.notes.empty()) out += "notes\n";
   for (const Note& note : plan.notes) out += fmt::format("  {} [{}]\n", note.message, note.id);
   return out;
@@ -142,7 +142,7 @@ Json PlanJson(const Plan& plan) {
   Json files = Json::Array();
   for (const PlannedFile& file : plan.files) files.items().push_back(Json::Object({{"name", Json::String(file.name)}, {"bytes", Json::Integer(file.bytes)}}));
   for (const TextFile& text : plan.texts) files.items().push_back(Json::Object({{"name", Json::String(text.name)}, {"bytes", Json::Integer(uint64_t{text.content.size()})}}));
-  for (const SideFile& side : plan.side_files ? model.checkpoint->side_files() : std::vector<SideFile>()) files.items().push_back(Json::Object({{"name", Json::String(side.name)}, {"bytes", Json::Integer(side.bytes)}}));
+  for (const SideFile& side : plan.SideFiles()) files.items().push_back(Json::Object({{"name", Json::String(side.name)}, {"bytes", Json::Integer(side.bytes)}}));
   return Json::Object({{"schema", Json::Integer(1)},
                        {"input", Json::String(model.checkpoint->path())},
                        {"class", Json::String(model.class_name)},

@@ -87,7 +87,7 @@ Status Rebuilder::OpenLinear(const UndoLinear& said, size_t index) {
   if (const auto why = layout->Refuses(linear.traits)) return Unfit(said, *why);
 
   PlannedLinear& original = originals_[index];
-  original = {&linear, said.name, source, linear.traits.shape, Exactness::kSameCodes, ""};
+  original = {&linear, said.name, source, linear.traits.shape, Exactness::kSameCodes, "", linear.traits.scale_dtype};
   if (said.source_group_size % said.group_size != 0 || said.source_group_size > said.in_features || said.source_group_size == 0) return Unfit(said, "its groups cannot be joined");
   original.shape.group_size = said.source_group_size;
   original.shape.groups = CeilDiv(said.in_features, said.source_group_size);

@@ -155,7 +155,7 @@ std::map<std::string, std::vector<Claim>> ClaimsByFile(const Plan& plan, UndoRec
   }
   if (!plan.side_files) return claims;
   const std::map<std::string, size_t> outputs = OutputIndexes(*record);
-  for (const SideFile& side : checkpoint.side_files()) {
+  for (const SideFile& side : plan.SideFiles()) {
     if (side.bytes > 0) claims[side.name].push_back({0, {UndoSpan::Kind::kCopy, side.bytes, outputs.at(side.name), 0, ""}});
   }
   return claims;
@@ -215,7 +215,7 @@ Status CheckFiles(const Plan& plan) {
       if (entry.name.starts_with('.')) continue;  // what download tools and version control leave
       return Refused("undo-files", "sub-folder '{}' is not carried over, so it could not be restored; move it away, or {}", Escape(entry.name), kInstead);
     }
-    if (named(checkpoint.files(), entry.name) || (plan.side_files && named(checkpoint.side_files(), entry.name))) continue;
+    if (named(checkpoint.files(), entry.name) || named(plan.SideFiles(), entry.name)) continue;
     QC_ASSIGN(const InputFile file, checkpoint.location().OpenMember(entry.name));
     kept += file.bytes();
     if (kept > kMaxLiterals) {
@@ -243,6 +243,10 @@ Status CheckUndo(const Plan& plan) {
   }
   for (const auto& [name, linear] : model.linears) {
     if (linear.rows.IsPart()) return Refused("undo-layout", "linear '{}' is one of several that the input keeps as one, which --undo does not join again; {}", Escape(name), kInstead);
+  }
+  for (const auto& [name, linear] : plan.linears) {
+    if (linear.order != nullptr || linear.Padded()) return Refused("undo-layout", "linear '{}' gets its channels in another order or number, which --undo does not take back; {}", Escape(name), kInstead);
+    if (linear.quantised() && linear.scale_dtype != linear.linear->traits.scale_dtype) return Refused("undo-cast", "the scales of linear '{}' are stored in another type, which --undo does not take back; {}", Escape(name), kInstead);
   }
   for (const PlannedTensor& tensor : plan.tensors) {
     if (tensor.source != PlannedTensor::Source::kEncode) continue;

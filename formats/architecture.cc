@@ -244,10 +244,13 @@ Result<Skeleton> Architecture::Expand(const Json& config, const std::string& cla
     QC_ASSIGN(linear.in_features, sizes.Eval(item.Find("in")->text()));
     QC_ASSIGN(linear.out_features, sizes.Eval(item.Find("out")->text()));
     linear.bias = DeclaresBias(*item.Find("bias"), config);
+    if (const Json* key = item.Find("bias")->is_object() ? item.Find("bias")->Find("key") : nullptr) linear.bias_key = key->text();
     linear.router = item.Find("router") != nullptr;
     const Loop loop = loop_of(pattern);
     linear.in_block = loop.place == "{layer}";
     if (const Json* tied = item.Find("tied_to")) linear.tied_to = tied->text();
+    const Json* feeders = item.Find("fed_by");
+    if (feeders != nullptr) linear.channels_key = definition.Find("sizes")->Find(item.Find("in")->text())->Find("key")->text();
     const Json* kind = item.Find("layers");
     const uint64_t inner = pattern.find("{expert}") == std::string::npos ? 1 : experts;
     if (loop.count * inner + skeleton.linears.size() > kMaxLinears) return Malformed("config-size", "config.json describes more than {} linears", kMaxLinears);
@@ -256,6 +259,11 @@ Result<Skeleton> Architecture::Expand(const Json& config, const std::string& cla
       const std::string placed = loop.place.empty() ? pattern : Replace(pattern, loop.place, i);
       for (uint64_t expert = 0; expert < inner; ++expert) {
         linear.name = Replace(placed, "{expert}", expert);
+        linear.fed_by.clear();
+        if (feeders != nullptr) {
+          const std::string block = linear.name.substr(0, linear.name.rfind('.') + 1);
+          for (const Json& feeder : feeders->items()) linear.fed_by.push_back(block + feeder.text());
+        }
         skeleton.linears.emplace(linear.name, linear);
       }
     }

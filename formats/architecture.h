@@ -27,6 +27,11 @@ struct ExpectedLinear {
   bool router = false;        // stays float in every layout
   bool in_block = false;      // inside a decoder layer: where GPTQ loaders replace linears
   std::string tied_to;        // name of the embedding it may share its weight with, or empty
+  std::string bias_key = {};  // of the config, which declares a bias or not, where there is one
+  // Of a linear whose inputs are products of the outputs of others, channel by channel, and go
+  // nowhere else: these others, and the key of the config that says how many channels there are.
+  std::vector<std::string> fed_by = {};
+  std::string channels_key = {};
 };
 
 // Outputs of a stored linear, which are rows of its weight. Older families store some linears

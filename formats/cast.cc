@@ -82,4 +82,13 @@ void Cast(ByteView from, Dtype from_dtype, MutableBytes to, Dtype to_dtype) {
   }
 }
 
+void CastScales(Dtype to, QuantLinear* linear) {
+  if (linear->scale_dtype == to) return;
+  const uint64_t count = linear->scales.size() / (InfoOf(linear->scale_dtype).bits / 8);
+  std::vector<std::byte> scales(count * (InfoOf(to).bits / 8));
+  Cast(linear->scales, linear->scale_dtype, scales, to);
+  linear->scales = std::move(scales);
+  linear->scale_dtype = to;
+}
+
 }  // namespace q2c

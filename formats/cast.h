@@ -2,7 +2,7 @@
 // no quantised linears, such as embeddings.
 #pragma once
 
-#include "formats/tensor.h"
+#include "formats/quant_linear.h"
 
 namespace q2c {
 
@@ -13,5 +13,8 @@ bool CanCast(Dtype from, Dtype to);
 // `from` and `to` hold the same number of elements, whole blocks of both. To Q8_0 as GGUF's
 // reference quantiser does it: scale = largest / 127 as float16, codes rounded half away from zero.
 void Cast(ByteView from, Dtype from_dtype, MutableBytes to, Dtype to_dtype);
+
+// The scales of a linear in another float type.
+void CastScales(Dtype to, QuantLinear* linear);
 
 }  // namespace q2c

@@ -6,7 +6,7 @@ namespace q2c {
 namespace {
 
 constexpr std::string_view kFormat = "qwen2-convert-manifest";
-constexpr std::string_view kVersion = "1.2";  // 1.2: fingerprint, source_outputs and source_rows
+constexpr std::string_view kVersion = "1.3";  // 1.2: fingerprint, source_outputs and source_rows; 1.3: padded_… and …_order_of
 
 Json Strings(const std::vector<std::string>& texts) {
   Json list = Json::Array();
@@ -113,6 +113,10 @@ std::string WriteManifest(const Manifest& manifest) {
                                     {"source_bits", Json::Integer(linear.source_bits)}, {"bits", Json::Integer(linear.bits)}, {"exactness", Json::String(linear.exactness)}}));
     SetRange("source_outputs", linear.source_outputs, &linears.back());
     SetDigests(linear.fingerprint, &linears.back());
+    Json& item = linears.back();
+    if (linear.OutputInputs() > linear.in_features) item.Set("padded_in_features", Json::Integer(linear.padded_in_features));
+    if (linear.OutputOutputs() > linear.out_features) item.Set("padded_out_features", Json::Integer(linear.padded_out_features));
+    if (!linear.order_of.empty()) item.Set(linear.orders_inputs ? "input_order_of" : "output_order_of", Json::String(linear.order_of));
   }
   std::vector<Json> tensors;
   for (const ManifestTensor& tensor : manifest.tensors) {
@@ -165,6 +169,14 @@ Result<Manifest> ReadManifest(std::string_view text) {
     manifest.linears.push_back({fields.Text("name"), fields.Text("source"), fields.Text("source_layout"), fields.Text("layout"), fields.Number("in_features"),
                                 fields.Number("out_features"), fields.Number("source_group_size"), fields.Number("group_size"), fields.Number("source_bits"), fields.Number("bits"),
                                 fields.Text("exactness"), fields.Range("source_outputs")});
+    ManifestLinear& linear = manifest.linears.back();
+    linear.padded_in_features = item.Find("padded_in_features") == nullptr ? linear.in_features : fields.Number("padded_in_features");
+    linear.padded_out_features = item.Find("padded_out_features") == nullptr ? linear.out_features : fields.Number("padded_out_features");
+    for (const char* key : {"input_order_of", "output_order_of"}) {
+      if (item.Find(key) == nullptr) continue;
+      linear.order_of = fields.Text(key);
+      linear.orders_inputs = key == std::string_view("input_order_of");
+    }
     QC_TRY(fields.Check());
     QC_ASSIGN(manifest.linears.back().fingerprint, ReadDigests(item));
   }

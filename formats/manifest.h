@@ -4,6 +4,7 @@
 // back and holds the files against it.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -69,6 +70,17 @@ struct ManifestLinear {
   std::string exactness;    // "same-codes", "same-values", "rounded"
   ManifestRange source_outputs = {};  // out_features of them
   ManifestDigests fingerprint = {};  // in the output
+  // Of the output, where channels of zeros are added; else 0, or the same.
+  uint64_t padded_in_features = 0;
+  uint64_t padded_out_features = 0;
+  // The channels are in another order: sorted by the group that they belong to as inputs of this
+  // linear of the input, those of one group as they were. Empty: as they were.
+  std::string order_of = {};
+  bool orders_inputs = false;  // they are inputs, or else outputs
+
+  uint64_t OutputInputs() const { return std::max(in_features, padded_in_features); }
+  uint64_t OutputOutputs() const { return std::max(out_features, padded_out_features); }
+  bool Padded() const { return OutputInputs() > in_features || OutputOutputs() > out_features; }
 };
 
 struct Manifest {

@@ -27,6 +27,13 @@ struct Linear {
   QuantTraits traits;                        // of a quantised one
   ZeroSample zeros;
   uint64_t wrapped_zeros = 0;                // v1 fields of all ones
+  // Those of them that lie above another one in their word, which may have overwritten them.
+  struct Field {
+    uint64_t group = 0;
+    uint64_t output = 0;
+  };
+  std::vector<Field> lost_zeros;             // the first 64
+  uint64_t lost_zero_count = 0;
 
   bool quantised() const { return layout != nullptr; }
   // Outputs of the parts, and their shape.

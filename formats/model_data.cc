@@ -80,6 +80,30 @@ Status CheckScales(const Model& model, const TensorInfo& scales) {
   return Malformed("scale-not-finite", "tensor '{}' holds NaN or infinity; the file is damaged or the quantisation failed", Escape(scales.name));
 }
 
+// AutoGPTQ subtracts 1 from a zero point of 0 in 32 bits and ORs the result into the word, so a
+// field of all ones sets every field above it in the same word. Which of these were zeros of 0
+// themselves cannot be told.
+void FindLostZeros(const std::vector<uint16_t>& fields, Linear* linear) {
+  constexpr size_t kMost = 64;
+  const QuantShape& s = linear->traits.shape;
+  const auto all_ones = static_cast<uint16_t>(s.MaxCode());
+  const auto word_of = [&](uint64_t n) { return n * s.bits / 32; };
+  for (uint64_t g = 0; g < s.groups; ++g) {
+    const uint16_t* row = fields.data() + g * s.out_features;
+    for (uint64_t n = 0; n < s.out_features;) {
+      uint64_t end = n + 1;
+      while (end < s.out_features && word_of(end) == word_of(n)) ++end;
+      // Fields from the lowest of all ones up to the end of the word, if all of them are.
+      uint64_t lowest = end;
+      while (lowest > n && row[lowest - 1] == all_ones) --lowest;
+      for (uint64_t lost = lowest + 1; lost < end; ++lost) {
+        if (linear->lost_zero_count++ < kMost) linear->lost_zeros.push_back({g, lost});
+      }
+      n = end;
+    }
+  }
+}
+
 Status SampleZeros(const Model& model, Linear* linear) {
   const QuantShape& s = linear->traits.shape;
   QC_ASSIGN(const std::vector<std::byte> qzeros, model.checkpoint->ReadWhole(model.info(*linear->Part("qzeros"))));
@@ -91,6 +115,7 @@ Status SampleZeros(const Model& model, Linear* linear) {
   const auto [smallest, largest] = std::ranges::minmax_element(fields);
   linear->zeros = {*smallest, *largest, 0, s.bits, 0, 0};
   linear->zeros.all_ones = static_cast<uint64_t>(std::ranges::count(fields, static_cast<uint16_t>(s.MaxCode())));
+  if (linear->zeros.all_ones > 0) FindLostZeros(fields, linear);
   const bool constant = *smallest == *largest && (*smallest == s.MidCode() || *smallest + 1U == s.MidCode());
   if (constant) return {};
   return SampleCodes(model, *linear, fields, &linear->zeros);

@@ -1,5 +1,8 @@
 #include "formats/quant_linear.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "formats/base/bytes.h"
 
 namespace q2c {
@@ -38,6 +41,30 @@ void CutColumns(uint64_t first, uint64_t count, uint64_t all, uint64_t width, st
   *rows = std::move(out);
 }
 
+// [rows][columns] -> the given columns of each row.
+template <typename T>
+void TakeColumns(const std::vector<uint32_t>& columns, uint64_t width, uint64_t element, std::vector<T>* values) {
+  if (values->empty()) return;
+  const std::vector<T> old = *values;
+  const uint64_t rows = old.size() / (width * element);
+  values->resize(rows * columns.size() * element);
+  for (uint64_t r = 0; r < rows; ++r) {
+    for (uint64_t c = 0; c < columns.size(); ++c) {
+      std::copy_n(old.begin() + static_cast<std::ptrdiff_t>((r * width + columns[c]) * element), element, values->begin() + static_cast<std::ptrdiff_t>((r * columns.size() + c) * element));
+    }
+  }
+}
+
+// [rows][old] -> [rows][more], what is new being `value`; `rows` may grow as well.
+template <typename T>
+void Grow(uint64_t old, uint64_t more, uint64_t rows, T value, std::vector<T>* values) {
+  std::vector<T> grown(rows * more, value);
+  for (uint64_t r = 0; old > 0 && r < values->size() / old; ++r) {
+    std::copy_n(values->begin() + static_cast<std::ptrdiff_t>(r * old), old, grown.begin() + static_cast<std::ptrdiff_t>(r * more));
+  }
+  *values = std::move(grown);
+}
+
 }  // namespace
 
 void CutOutputs(uint64_t first, uint64_t count, QuantLinear* linear) {
@@ -50,6 +77,77 @@ void CutOutputs(uint64_t first, uint64_t count, QuantLinear* linear) {
   CutColumns(first, count, all, 1, &linear->offsets);
   CutColumns(first, count, all, InfoOf(linear->scale_dtype).bits / 8, &linear->scales);
   shape.out_features = count;
+}
+
+void ReorderInputs(const std::vector<uint32_t>& order, QuantLinear* linear) {
+  const QuantShape& s = linear->shape;
+  if (!linear->codes.empty()) {
+    std::vector<uint8_t> row(s.in_features);
+    std::vector<uint8_t> ordered(s.in_features);
+    for (uint64_t n = 0; n < s.out_features; ++n) {
+      UnpackRow(*linear, n, row.data());
+      for (uint64_t k = 0; k < s.in_features; ++k) ordered[k] = row[order[k]];
+      PackRow(ordered.data(), n, linear);
+    }
+  }
+  TakeColumns(order, s.in_features, 1, &linear->group_index);
+}
+
+void ReorderOutputs(const std::vector<uint32_t>& order, QuantLinear* linear) {
+  const QuantShape& s = linear->shape;
+  if (!linear->codes.empty()) {
+    const std::vector<uint32_t> old = linear->codes;
+    const uint64_t words = s.WordsPerRow();
+    for (uint64_t n = 0; n < s.out_features; ++n) std::copy_n(old.begin() + static_cast<std::ptrdiff_t>(order[n] * words), words, linear->codes.begin() + static_cast<std::ptrdiff_t>(n * words));
+  }
+  TakeColumns(order, s.out_features, 1, &linear->zeros);
+  TakeColumns(order, s.out_features, 1, &linear->offsets);
+  TakeColumns(order, s.out_features, InfoOf(linear->scale_dtype).bits / 8, &linear->scales);
+}
+
+void Pad(const Padding& padding, const PaddedParts& parts, const std::vector<uint16_t>& last_zeros, QuantLinear* linear) {
+  constexpr float kScale = 0x1p-10F;  // a number of every float type
+  QuantShape& s = linear->shape;
+  const QuantShape old = s;
+  const auto middle = static_cast<uint8_t>(old.MidCode());
+  if (parts.codes) {
+    // Up to here reaches the last group there was.
+    const uint64_t completed = CeilDiv(padding.all_inputs, padding.group_size) * padding.group_size;
+    const uint64_t end = completed > padding.first_input ? std::min(padding.inputs, completed - padding.first_input) : 0;
+    QuantLinear grown;
+    grown.shape = old;
+    grown.shape.in_features = padding.inputs;
+    grown.shape.out_features = padding.outputs;
+    grown.codes.resize(grown.shape.WordsPerRow() * padding.outputs);
+    std::vector<uint8_t> row(padding.inputs);
+    for (uint64_t n = 0; n < padding.outputs; ++n) {
+      std::ranges::fill(row, middle);
+      if (n < old.out_features && old.in_features > 0) UnpackRow(*linear, n, row.data());
+      for (uint64_t k = old.in_features; n < old.out_features && k < end; ++k) row[k] = static_cast<uint8_t>(last_zeros[n]);
+      PackRow(row.data(), n, &grown);
+    }
+    linear->codes = std::move(grown.codes);
+  }
+  if (parts.zeros) Grow(old.out_features, padding.outputs, padding.groups, static_cast<uint16_t>(middle), &linear->zeros);
+  if (parts.zeros && (linear->nearest_zeros || !linear->offsets.empty())) Grow(old.out_features, padding.outputs, padding.groups, -kScale * static_cast<float>(middle), &linear->offsets);
+  if (parts.scales) {
+    const auto grow = [&](auto value) {
+      std::vector<decltype(value)> scales(linear->scales.size() / sizeof(value));
+      std::memcpy(scales.data(), linear->scales.data(), linear->scales.size());
+      Grow(old.out_features, padding.outputs, padding.groups, value, &scales);
+      const ByteView bytes = AsBytes(scales);
+      linear->scales.assign(bytes.begin(), bytes.end());
+    };
+    constexpr uint16_t kHalf = 0x1400;
+    constexpr uint16_t kBfloat = 0x3A80;
+    if (linear->scale_dtype == Dtype::kF32) grow(kScale);
+    else grow(linear->scale_dtype == Dtype::kF16 ? kHalf : kBfloat);
+  }
+  for (uint64_t k = linear->group_index.size(); parts.group_index && k < padding.inputs; ++k) linear->group_index.push_back(static_cast<int32_t>(k / padding.group_size));
+  s.in_features = padding.inputs;
+  s.out_features = padding.outputs;
+  s.groups = padding.groups;
+  s.group_size = padding.group_size;
 }
 
 void SplitGroups(uint64_t group_size, QuantLinear* linear) {

@@ -79,6 +79,31 @@ void SplitGroups(uint64_t group_size, QuantLinear* linear);
 // Leaves the outputs [first, first + count) only.
 void CutOutputs(uint64_t first, uint64_t count, QuantLinear* linear);
 
+// Input k becomes what input order[k] was; the group map goes along. `order` is a permutation.
+void ReorderInputs(const std::vector<uint32_t>& order, QuantLinear* linear);
+// Output n becomes what output order[n] was.
+void ReorderOutputs(const std::vector<uint32_t>& order, QuantLinear* linear);
+
+// More inputs and outputs behind those that there are, with weights of zero. New inputs follow
+// each other in groups of `group_size`. Those that complete the last group there was take its
+// zero points as their codes, given in `last_zeros` for all outputs there were; everything else
+// gets the middle code and a scale of 2^-10.
+struct Padding {
+  uint64_t first_input = 0;  // of this tile in the whole linear
+  uint64_t all_inputs = 0;   // that the whole linear had before
+  uint64_t inputs = 0;       // that the tile is to have
+  uint64_t outputs = 0;
+  uint64_t groups = 0;       // that the whole linear is to have
+  uint64_t group_size = 0;
+};
+struct PaddedParts {  // which parts are to be filled in, even where the tile has none yet
+  bool codes = true;
+  bool zeros = true;
+  bool scales = true;
+  bool group_index = true;
+};
+void Pad(const Padding& padding, const PaddedParts& parts, const std::vector<uint16_t>& last_zeros, QuantLinear* linear);
+
 // All codes of output n, one a byte. `codes` has in_features entries.
 void UnpackRow(const QuantLinear& linear, uint64_t output, uint8_t* codes);
 // The reverse: packs in_features codes into row n.

@@ -111,6 +111,8 @@ Result<Target> FindTarget(const std::string& name) {
   target.mixed_layouts = Flag(json, "mixed_layouts", false);
   if (const Json* container = json.Find("container"); container != nullptr && container->text() == "gguf") target.container = Container::kGguf;
   if (const Json* format = json.Find("metadata_format")) target.metadata_format = format->text();
+  target.quantised_head = Flag(json, "quantised_head", false);
+  if (const Json* scales = json.Find("scales")) target.scales = DtypeNamed(scales->text());
   if (const Json* floats = json.Find("floats")) {
     for (const Json& item : floats->items()) target.floats.push_back(ReadFloat(item));
   }
@@ -130,12 +132,15 @@ Result<Target> CombineTargets(const std::vector<Target>& targets) {
     if (next.biases != all.biases) return conflict(fmt::format("the first {}, the second {}", PolicyText(all.biases), PolicyText(next.biases)));
     if (next.container != all.container || next.metadata_format != all.metadata_format) return conflict("they read different containers");
     if (!SameFloats(next.floats, all.floats)) return conflict("they want the float tensors in different types");
+    if (next.scales.has_value() && next.scales != all.scales.value_or(*next.scales)) return conflict("they want the scales in different types");
+    if (!all.scales.has_value()) all.scales = next.scales;
     std::vector<LayoutRule> common;
     for (const LayoutRule& rule : all.layouts) {
       if (std::optional<LayoutRule> both = Common(rule, next.layouts)) common.push_back(*std::move(both));
     }
     if (common.empty()) return Refused("target-conflict", "targets '{}' and '{}' have no layout in common; convert twice", all.name, next.name);
     all.layouts = std::move(common);
+    all.quantised_head = all.quantised_head && next.quantised_head;
     all.mixed_layouts = all.mixed_layouts && next.mixed_layouts;
     all.name += "+" + next.name;
     if (!next.warning.empty()) all.warning += (all.warning.empty() ? "" : "; ") + next.warning;

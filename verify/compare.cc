@@ -114,6 +114,7 @@ Result<Comparison> Comparison::Begin(const Checkpoint& source, const Checkpoint&
     if (!comparison.work_.emplace(std::pair(claim.source, claim.source_outputs.first), std::move(work)).second) return Mismatch("exact-linear", "linear '{}' is twice in the manifest", Escape(claim.source));
   }
   comparison.compared_.linears = manifest.linears.size();
+  QC_TRY(comparison.SetViews(manifest));
   for (const ManifestTensor& tensor : manifest.tensors) {
     if (!decoded.contains(tensor.name)) comparison.others_.push_back(&tensor);
   }
@@ -121,13 +122,25 @@ Result<Comparison> Comparison::Begin(const Checkpoint& source, const Checkpoint&
   return comparison;
 }
 
+Status Comparison::SetViews(const Manifest& manifest) {
+  for (auto& [name, work] : work_) {
+    const ManifestLinear& claim = *work->claim;
+    const auto by = std::ranges::find_if(manifest.linears, [&](const ManifestLinear& linear) { return linear.source == claim.order_of; });
+    QC_ASSIGN(work->view, ViewOfOutput(*source_, claim, by == manifest.linears.end() ? nullptr : &*by));
+    compared_.reordered += static_cast<uint64_t>(!claim.order_of.empty());
+    compared_.padded += static_cast<uint64_t>(claim.Padded());
+    QC_TRY(CheckPadding(*output_, claim));
+  }
+  return {};
+}
+
 LinearTask Comparison::Task(Work* work) {
   work->taken = true;
   const ManifestLinear& claim = *work->claim;
-  const uint64_t group_size = claim.bits == 0 ? claim.source_group_size : claim.group_size;
   LinearTask task;
   task.sides.push_back({{source_, claim.source, claim.source_layout, claim.in_features, claim.out_features, claim.source_group_size, claim.source_bits, claim.source_outputs.first, claim.source_outputs.of}});
-  task.sides.push_back({{output_, claim.name, claim.layout, claim.in_features, claim.out_features, group_size, claim.bits, 0, 0}});
+  task.sides.push_back({StoredOutput(*output_, claim)});
+  task.sides.back().view = work->view;
   // Strips run side by side: each has a place of its own before they start.
   task.begin_strip = [work](uint64_t first_output) { work->strips[first_output] = {}; };
   task.check = [work](uint64_t first_output) { return CompareLinear(*work->claim, &work->strips.at(first_output)); };
@@ -136,16 +149,29 @@ LinearTask Comparison::Task(Work* work) {
 
 std::optional<LinearTask> Comparison::Take(const StoredLinear& linear) {
   const auto found = work_.find({linear.name, linear.first_output});
-  if (found == work_.end() || found->second->taken) return std::nullopt;
+  if (found == work_.end() || found->second->taken || !found->second->Plain()) return std::nullopt;
   return Task(found->second.get());
 }
 
-std::vector<LinearTask> Comparison::TakeRest() {
-  std::vector<LinearTask> tasks;
-  for (auto& [name, work] : work_) {
-    if (!work->taken) tasks.push_back(Task(work.get()));
+Status Comparison::CompareRest(const RunOptions& options, FingerprintPass* fingerprint, std::vector<Error>* findings) {
+  // What is reordered is read whole in one direction: few at a time, to bound the memory.
+  constexpr unsigned kFew = 2;
+  for (const bool reorders : {false, true}) {
+    std::vector<LinearTask> tasks;
+    for (auto& [name, work] : work_) {
+      if (work->taken || work->view.Reorders() != reorders) continue;
+      tasks.push_back(Task(work.get()));
+      // A fingerprint is of the channels as they were written.
+      if (fingerprint != nullptr && work->Plain()) fingerprint->Watch(&tasks.back().sides[1]);
+    }
+    RunOptions some = options;
+    if (reorders) some.jobs = std::min(some.jobs, kFew);
+    QC_TRY(RunLinears(&tasks, some));
+    for (LinearTask& task : tasks) {
+      if (task.mismatch.has_value()) findings->push_back(*std::move(task.mismatch));
+    }
   }
-  return tasks;
+  return {};
 }
 
 Status Comparison::CompareOthers(const RunOptions& options) {
@@ -174,11 +200,9 @@ Compared Comparison::Summary() const {
 
 Result<Compared> CompareExact(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest, const RunOptions& options) {
   QC_ASSIGN(Comparison comparison, Comparison::Begin(source, output, manifest));
-  std::vector<LinearTask> tasks = comparison.TakeRest();
-  QC_TRY(RunLinears(&tasks, options));
-  for (LinearTask& task : tasks) {
-    if (task.mismatch.has_value()) return *std::move(task.mismatch);
-  }
+  std::vector<Error> findings;
+  QC_TRY(comparison.CompareRest(options, nullptr, &findings));
+  if (!findings.empty()) return std::move(findings.front());
   QC_TRY(comparison.CompareOthers(options));
   return comparison.Summary();
 }

@@ -13,6 +13,7 @@
 
 #include "formats/checkpoint.h"
 #include "formats/manifest.h"
+#include "verify/fingerprint.h"
 #include "verify/products.h"
 #include "verify/rounding.h"
 
@@ -22,6 +23,8 @@ struct Compared {
   uint64_t linears = 0;
   uint64_t weights = 0;  // decoded and compared, one by one
   uint64_t tensors = 0;  // others, compared byte for byte or element by element
+  uint64_t reordered = 0;  // of the linears: equal up to a permutation of the channels between gate/up and down
+  uint64_t padded = 0;     // of the linears: with channels of zeros behind their own
   // Over all weights of linears, and elements of tensors, that are said to be rounded.
   uint64_t rounded_weights = 0;
   double largest_error = 0;
@@ -35,10 +38,11 @@ class Comparison {
   static Result<Comparison> Begin(const Checkpoint& source, const Checkpoint& output, const Manifest& manifest);
 
   // The linear of the source, as a task that compares both sides; nothing if the manifest has
-  // none under that name that begins with that output. Each linear once.
+  // none under that name that begins with that output, or has it with other channels. Each linear once.
   std::optional<LinearTask> Take(const StoredLinear& linear);
-  // Those that nobody took.
-  std::vector<LinearTask> TakeRest();
+  // Compares those that nobody took; `fingerprint`, if there is one, watches what was written.
+  // Mismatches are added to `findings`; errors are those of reading.
+  Status CompareRest(const RunOptions& options, FingerprintPass* fingerprint, std::vector<Error>* findings);
   // Every tensor that is no part of a linear. Errors: kFindings "exact-tensor".
   Status CompareOthers(const RunOptions& options);
   Compared Summary() const;
@@ -46,9 +50,12 @@ class Comparison {
  private:
   struct Work {
     const ManifestLinear* claim = nullptr;
+    ChannelView view;  // of the output
     std::map<uint64_t, Measure> strips;  // by their first output
     bool taken = false;
+    bool Plain() const { return !claim->Padded() && claim->order_of.empty(); }
   };
+  Status SetViews(const Manifest& manifest);
   LinearTask Task(Work* work);
 
   const Checkpoint* source_ = nullptr;

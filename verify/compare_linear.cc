@@ -55,12 +55,17 @@ class LinearComparison final : public TileCheck {
   Status MapGroups() {
     const uint64_t size = claim_.group_size;
     const bool same = size == claim_.source_group_size;
-    group_of_.resize(B().scales.size() / outputs_);
-    for (size_t h = 0; h < group_of_.size(); ++h) group_of_[h] = same ? h : static_cast<uint64_t>(A().group_index[h * size]);
+    constexpr uint64_t kNone = UINT64_MAX;
+    group_of_.assign(B().scales.size() / outputs_, kNone);
+    for (size_t g = 0; same && g < group_of_.size(); ++g) group_of_[g] = g;
     for (uint64_t k = 0; k < claim_.in_features; ++k) {
       const int64_t from = A().group_index[k];
       const int64_t to = B().group_index[k];
-      if (same ? to == from : to == static_cast<int64_t>(k / size) && group_of_[k / size] == static_cast<uint64_t>(from)) continue;
+      uint64_t& known = group_of_[static_cast<size_t>(to)];
+      if (known == kNone) known = static_cast<uint64_t>(from);
+      // Split groups follow each other; reordered channels have no place of their own to be held against.
+      const bool placed = same ? to == from : !claim_.order_of.empty() || to == static_cast<int64_t>(k / size);
+      if ((placed || claim_.Padded()) && known == static_cast<uint64_t>(from)) continue;
       return Mismatch("exact-linear", "linear '{}': input {} is in group {} in the source (groups of {}) and {} in what was written (groups of {})", Escape(claim_.name), k, from,
                       claim_.source_group_size, to, size);
     }
@@ -78,6 +83,7 @@ class LinearComparison final : public TileCheck {
     steps_.assign(B().scales.size(), 0);
     any_step_ = false;
     for (size_t j = 0; j < B().scales.size(); ++j) {
+      if (group_of_[j / outputs_] >= A().scales.size() / outputs_) continue;  // a group of padding, which has been seen to be zero
       const size_t i = group_of_[j / outputs_] * outputs_ + j % outputs_;
       if (A().scales[i] != B().scales[j]) {
         const double rounded = RoundedTo(NumberOf(A().scales[i]), B().scale_dtype);
@@ -237,7 +243,7 @@ class LinearComparison final : public TileCheck {
 
 Status CheckClaim(const ManifestLinear& claim) {
   const bool sizes = claim.source_bits > 0 && claim.source_bits <= 8 && claim.bits <= 8 && claim.source_group_size > 0 && claim.out_features > 0 && claim.in_features > 0;
-  if (!sizes || (claim.bits != 0 && (claim.group_size == 0 || (claim.source_group_size % claim.group_size != 0)))) {
+  if (!sizes || (claim.bits != 0 && (claim.group_size == 0 || (claim.source_group_size % claim.group_size != 0 && !(claim.Padded() && claim.group_size == claim.OutputInputs()))))) {
     return Mismatch("exact-linear", "linear '{}' has no sensible shape in the manifest", Escape(claim.name));
   }
   if (claim.exactness != "rounded" && claim.exactness != "same-codes" && claim.exactness != "same-values") {

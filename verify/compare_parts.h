@@ -15,6 +15,13 @@ Error Mismatch(std::string_view id, fmt::format_string<Args...> format, Args&&..
 
 // Do the manifest's words on a linear make sense? Errors: kFindings "exact-linear".
 Status CheckClaim(const ManifestLinear& claim);
+// The channels of the output as the source numbers them: the order taken from the source's own
+// groups. Errors: kFindings "exact-order"; those of reading.
+Result<ChannelView> ViewOfOutput(const Checkpoint& source, const ManifestLinear& claim, const ManifestLinear* order_of);
+// Has every weight that the source does not have the value zero? Errors: kFindings "exact-padding".
+Status CheckPadding(const Checkpoint& output, const ManifestLinear& claim);
+// How the output stores it.
+StoredLinear StoredOutput(const Checkpoint& output, const ManifestLinear& claim);
 // Compares a strip of it. Errors: kFindings "exact-linear". Of a rounded linear every weight goes
 // into `measure`.
 std::unique_ptr<TileCheck> CompareLinear(const ManifestLinear& claim, Measure* measure);

@@ -24,6 +24,25 @@ struct FloatLayout {
 constexpr std::array<FloatLayout, 6> kFloatLayouts = {{{Dtype::kF16, "dense-fp16", 0}, {Dtype::kBF16, "dense-bf16", 0}, {Dtype::kF32, "dense-fp32", 0},
                                                        {Dtype::kQ4_0, "gguf-q4_0", 4}, {Dtype::kQ4_1, "gguf-q4_1", 4}, {Dtype::kQ8_0, "gguf-q8_0", 8}}};
 
+// [rows][width] -> the given columns of each row.
+template <typename T>
+void TakeColumns(const std::vector<uint32_t>& columns, uint64_t width, std::vector<T>* values) {
+  std::vector<T> taken;
+  taken.reserve(values->size() / width * columns.size());
+  for (auto row = values->begin(); row != values->end(); row += static_cast<std::ptrdiff_t>(width)) {
+    for (const uint32_t column : columns) taken.push_back(row[column]);
+  }
+  *values = std::move(taken);
+}
+
+template <typename T>
+void TakeRows(const std::vector<uint32_t>& rows, uint64_t width, std::vector<T>* values) {
+  std::vector<T> taken;
+  taken.reserve(rows.size() * width);
+  for (const uint32_t row : rows) taken.insert(taken.end(), values->begin() + static_cast<std::ptrdiff_t>(row * width), values->begin() + static_cast<std::ptrdiff_t>((row + 1) * width));
+  *values = std::move(taken);
+}
+
 StoredLinear StoredFloats(const Model& model, TensorIndex weight, uint64_t in_features, uint64_t out_features) {
   const TensorInfo& info = model.info(weight);
   const FloatLayout& layout = *std::ranges::find(kFloatLayouts, info.dtype, &FloatLayout::dtype);  // the model holds no other dtypes
@@ -68,16 +87,15 @@ Status LinearTiles::Prepare() {
   if (dense()) return {};
   const uint64_t strip = StripOutputs(groups());
   for (uint64_t first = 0; first < linear_.out_features; first += strip) {
-    QC_TRY(ReadStrip(first, std::min(strip, linear_.out_features - first)));
+    QC_TRY(ReadParameters(first, std::min(strip, linear_.out_features - first)));
     if (parameters_.offsets.empty()) return {};
     for (size_t i = 0; i < parameters_.offsets.size(); ++i) whole_zeros_ = whole_zeros_ && Reproduces(i);
   }
   return {};
 }
 
-Status LinearTiles::ReadStrip(uint64_t first_output, uint64_t outputs) {
-  tile_ = {0, 0, first_output, outputs};
-  if (dense()) return {};
+// Those of the file, before any view.
+Status LinearTiles::ReadParameters(uint64_t first_output, uint64_t outputs) {
   QC_ASSIGN(parameters_, ReferenceParametersOf(stored_, linear_.first_output + first_output, outputs));
   const auto groups = static_cast<int64_t>(parameters_.scales.size() / outputs);
   for (size_t k = 0; k < parameters_.group_index.size(); ++k) {
@@ -87,12 +105,39 @@ Status LinearTiles::ReadStrip(uint64_t first_output, uint64_t outputs) {
   return {};
 }
 
+Status LinearTiles::ReadStrip(uint64_t first_output, uint64_t outputs) {
+  tile_ = {0, 0, first_output, outputs};
+  if (dense()) return {};
+  const bool reorders = !view_.outputs.empty();
+  QC_TRY(ReadParameters(first_output, reorders ? linear_.out_features : outputs));
+  if (reorders) {
+    TakeColumns(view_.outputs, linear_.out_features, &parameters_.zeros);
+    TakeColumns(view_.outputs, linear_.out_features, &parameters_.scales);
+    TakeColumns(view_.outputs, linear_.out_features, &parameters_.offsets);
+  }
+  if (!view_.inputs.empty()) TakeRows(view_.inputs, 1, &parameters_.group_index);
+  return {};
+}
+
 Status LinearTiles::ReadTile(uint64_t first_input, uint64_t inputs) {
   tile_.first_input = first_input;
   tile_.inputs = inputs;
-  ReferenceTile tile = tile_;
-  tile.first_output += linear_.first_output;
-  return dense() ? ReferenceWeights(stored_, tile, &weights_) : ReferenceCodes(stored_, tile, &codes_);
+  ReferenceTile stored = tile_;
+  stored.first_output += linear_.first_output;
+  if (!view_.inputs.empty()) stored.inputs = linear_.in_features;
+  if (!view_.outputs.empty()) stored.outputs = linear_.out_features;
+  const auto renumber = [&](auto* values) {
+    if (!view_.outputs.empty()) TakeColumns(view_.outputs, stored.outputs, values);
+    if (!view_.inputs.empty()) TakeRows(view_.inputs, tile_.outputs, values);
+  };
+  if (dense()) {
+    QC_TRY(ReferenceWeights(stored_, stored, &weights_));
+    renumber(&weights_);
+    return {};
+  }
+  QC_TRY(ReferenceCodes(stored_, stored, &codes_));
+  renumber(&codes_);
+  return {};
 }
 
 void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, float* panel) const {

@@ -17,9 +17,21 @@ StoredLinear StoredMatrix(const Model& model, TensorIndex weight);
 // Inputs that are whole words, blocks and squares in every layout: tiles begin at its multiples.
 inline constexpr uint64_t kInputUnit = 640;
 
+// Another numbering of the channels of a stored linear, or fewer of them: input k of the view is
+// input inputs[k] of the file. Empty: as in the file.
+struct ChannelView {
+  std::vector<uint32_t> inputs;
+  std::vector<uint32_t> outputs;
+  uint64_t in_features = 0;   // 0: all
+  uint64_t out_features = 0;
+
+  bool Reorders() const { return !inputs.empty() || !outputs.empty(); }
+};
+
+// Where a view reorders inputs, tiles must have all of them; where it reorders outputs, strips.
 class LinearTiles {
  public:
-  explicit LinearTiles(StoredLinear linear) : linear_(std::move(linear)), stored_(linear_) {
+  explicit LinearTiles(StoredLinear linear, ChannelView view = {}) : linear_(std::move(linear)), stored_(linear_), view_(std::move(view)) {
     if (linear_.stored_outputs != 0) stored_.out_features = linear_.stored_outputs;
   }
 
@@ -31,6 +43,9 @@ class LinearTiles {
   Status ReadTile(uint64_t first_input, uint64_t inputs);
 
   const StoredLinear& linear() const { return linear_; }
+  const ChannelView& view() const { return view_; }
+  uint64_t in_features() const { return view_.in_features > 0 ? view_.in_features : linear_.in_features; }    // of the view
+  uint64_t out_features() const { return view_.out_features > 0 ? view_.out_features : linear_.out_features; }
   bool dense() const { return linear_.bits == 0; }
   uint64_t groups() const { return dense() ? 1 : CeilDiv(linear_.in_features, linear_.group_size); }
   // Does every stored offset come from a whole zero point? True where zero points are stored.
@@ -50,8 +65,11 @@ class LinearTiles {
   void FillPanel(uint64_t column, uint64_t first, uint64_t inputs, float* panel) const;
 
  private:
+  Status ReadParameters(uint64_t first_output, uint64_t outputs);
+
   StoredLinear linear_;
   StoredLinear stored_;  // with all outputs that the parts hold
+  ChannelView view_;
   bool whole_zeros_ = true;
   ReferenceTile tile_;
   ReferenceParameters parameters_;

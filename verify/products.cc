@@ -54,21 +54,31 @@ Status Blame(Status status, const LinearTask& task, size_t side) {
 Status RunStrip(Strip* strip, const RunOptions& options) {
   const LinearTask& task = *strip->task;
   std::vector<LinearTiles> tiles = *strip->prepared;
-  for (size_t i = 0; i < tiles.size(); ++i) QC_TRY(Blame(tiles[i].ReadStrip(strip->first_output, strip->outputs), task, i));
+  // A side may end before the others do.
+  const auto inside = [](uint64_t first, uint64_t count, uint64_t all) { return first >= all ? 0 : std::min(count, all - first); };
+  std::vector<bool> there;
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    const uint64_t outputs = inside(strip->first_output, strip->outputs, tiles[i].out_features());
+    there.push_back(outputs > 0);
+    if (outputs > 0) QC_TRY(Blame(tiles[i].ReadStrip(strip->first_output, outputs), task, i));
+  }
   std::unique_ptr<TileCheck> check = task.check ? task.check(strip->first_output) : nullptr;
   if (check != nullptr) QC_TRY(Note(check->Strip(tiles[0], tiles[1]), strip, &check));
   std::vector<std::unique_ptr<StripWatch>> watches(tiles.size());
   for (size_t i = 0; i < tiles.size(); ++i) {
-    if (task.sides[i].watch) watches[i] = task.sides[i].watch(strip->first_output);
+    if (task.sides[i].watch && there[i]) watches[i] = task.sides[i].watch(strip->first_output);
   }
   std::vector<float> panel(kProductInputs * kPanelOutputs);
-  const uint64_t in_features = tiles[0].linear().in_features;
+  const uint64_t in_features = std::ranges::max(tiles, {}, &LinearTiles::in_features).in_features();
   const bool dense = std::ranges::any_of(tiles, &LinearTiles::dense);
-  const uint64_t inputs = TileInputs(strip->outputs, dense);
+  const bool whole = std::ranges::any_of(tiles, [](const LinearTiles& side) { return !side.view().inputs.empty(); });
+  const uint64_t inputs = whole ? in_features : TileInputs(strip->outputs, dense);
   for (uint64_t k = 0; k < in_features; k += inputs) {
     if (options.check_stop) QC_TRY(options.check_stop());
     for (size_t i = 0; i < tiles.size(); ++i) {
-      QC_TRY(Blame(tiles[i].ReadTile(k, std::min(inputs, in_features - k)), task, i));
+      const uint64_t count = inside(k, inputs, tiles[i].in_features());
+      if (!there[i] || count == 0) continue;
+      QC_TRY(Blame(tiles[i].ReadTile(k, count), task, i));
       if (watches[i] != nullptr) watches[i]->Tile(tiles[i]);
       RunPanels(tiles[i], task.sides[i], watches[i].get(), panel.data());
     }
@@ -87,7 +97,7 @@ Status RunLinears(std::vector<LinearTask>* tasks, const RunOptions& options) {
   std::vector<std::vector<LinearTiles>> prepared(tasks->size());
   QC_TRY(RunParallel(tasks->size(), options.jobs, [&](size_t i) -> Status {
     for (const LinearTask::Side& side : (*tasks)[i].sides) {
-      prepared[i].emplace_back(side.linear);
+      prepared[i].emplace_back(side.linear, side.view);
       QC_TRY(Blame(prepared[i].back().Prepare(), (*tasks)[i], prepared[i].size() - 1));
     }
     return {};
@@ -95,10 +105,11 @@ Status RunLinears(std::vector<LinearTask>* tasks, const RunOptions& options) {
   std::vector<Strip> strips;
   for (size_t i = 0; i < tasks->size(); ++i) {
     const std::vector<LinearTiles>& sides = prepared[i];
-    const uint64_t out_features = sides[0].linear().out_features;
+    const uint64_t out_features = std::ranges::max(sides, {}, &LinearTiles::out_features).out_features();
     uint64_t groups = 1;
     for (const LinearTiles& side : sides) groups = std::max(groups, side.groups());
-    const uint64_t outputs = StripOutputs(groups);
+    const bool whole = std::ranges::any_of(sides, [](const LinearTiles& side) { return !side.view().outputs.empty(); });
+    const uint64_t outputs = whole ? out_features : StripOutputs(groups);
     for (uint64_t first = 0; first < out_features; first += outputs) {
       if ((*tasks)[i].begin_strip) (*tasks)[i].begin_strip(first);
       strips.push_back({&(*tasks)[i], &sides, first, std::min(outputs, out_features - first), {}});

@@ -57,8 +57,9 @@ struct LinearTask {
     Rows* y = nullptr;        // [x->count][out_features], zeros to begin with
     // Makes the watch of one strip, from any thread; may be empty.
     std::function<std::unique_ptr<StripWatch>(uint64_t first_output)> watch = nullptr;
+    ChannelView view = {};    // for a check, which sees the same channels on both sides
   };
-  std::vector<Side> sides;  // of the same in_features and out_features
+  std::vector<Side> sides;  // without a check they may have more or fewer channels than each other
   // Told of every strip before any runs; may be empty.
   std::function<void(uint64_t first_output)> begin_strip;
   // Makes the check of one strip, from any thread; may be empty.

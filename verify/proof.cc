@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <set>
 
 #include "formats/base/text.h"
 #include "verify/compare_parts.h"
@@ -11,9 +13,10 @@
 namespace q2c {
 namespace {
 
+// Channels that only one side has do not count: they are zeros, as the comparison has seen.
 bool SameBits(const Rows& a, const Rows& b, uint64_t rows) {
   for (uint64_t t = 0; t < rows; ++t) {
-    if (std::memcmp(a.At(t), b.At(t), a.width * sizeof(float)) != 0) return false;
+    if (std::memcmp(a.At(t), b.At(t), std::min(a.width, b.width) * sizeof(float)) != 0) return false;
   }
   return true;
 }
@@ -113,7 +116,7 @@ class Watch final : public ForwardWatch {
     const uint64_t rows = step.first_rows[0];
     if (rows != step.first_rows[1]) return false;  // tokens went to other experts: an earlier step is to blame
     if (!step.in.empty() && !SameBits(*step.in[0], *step.in[1], rows)) return false;
-    return step.out[0]->width != step.out[1]->width || !SameBits(*step.out[0], *step.out[1], rows);
+    return !SameBits(*step.out[0], *step.out[1], rows);
   }
 
   const Model& source_;
@@ -196,6 +199,41 @@ std::optional<ZeroConvention> ClaimedConvention(const Manifest& manifest) {
   return std::nullopt;
 }
 
+// How far logits may be apart, in units of the largest, where sums are taken in another order:
+// float32 over some thousand channels and some dozen layers. A wrong order leaves nothing of them.
+constexpr double kOrderTolerance = 1e-3;
+
+// A linear takes the channels in the order, and in the number, in which those that feed it give them.
+Status CheckChannels(const Model& source, const Manifest& manifest) {
+  std::map<std::string, const ManifestLinear*> claims;
+  for (const ManifestLinear& claim : manifest.linears) claims.emplace(claim.source, &claim);
+  const auto claim_of = [&](const std::string& name) -> const ManifestLinear* {
+    const auto linear = source.linears.find(name);
+    if (linear == source.linears.end() || !linear->second.quantised()) return nullptr;
+    const auto found = claims.find(Stored(source, linear->second).name);
+    return found == claims.end() ? nullptr : found->second;
+  };
+  std::set<std::string> accounted;
+  for (const auto& [name, linear] : source.linears) {
+    const ManifestLinear* taker = claim_of(name);
+    if (linear.expected.fed_by.empty() || taker == nullptr) continue;
+    accounted.insert(taker->source);
+    for (const std::string& feeder : linear.expected.fed_by) {
+      const ManifestLinear* giver = claim_of(feeder);
+      if (giver == nullptr) continue;
+      accounted.insert(giver->source);
+      if (giver->order_of == taker->order_of && (giver->order_of.empty() || (taker->orders_inputs && !giver->orders_inputs)) && giver->OutputOutputs() == taker->OutputInputs()) continue;
+      return Mismatch("exact-order", "linear '{}' was written with {} outputs in the order of '{}', but '{}' takes {} inputs in the order of '{}'", Escape(giver->name), giver->OutputOutputs(), Escape(giver->order_of),
+                      Escape(taker->name), taker->OutputInputs(), Escape(taker->order_of));
+    }
+  }
+  for (const ManifestLinear& claim : manifest.linears) {
+    if ((claim.order_of.empty() && !claim.Padded()) || accounted.contains(claim.source)) continue;
+    return Mismatch("exact-order", "linear '{}' was written with other channels, but nothing gives or takes them so", Escape(claim.name));
+  }
+  return {};
+}
+
 // A finding goes into the proof, any other error ends it.
 Status Keep(Status status, Proof* proof) {
   if (status.ok() || status.error().code != Code::kFindings) return status;
@@ -203,16 +241,20 @@ Status Keep(Status status, Proof* proof) {
   return {};
 }
 
-// Both sides through the pass. `exact`: they are meant to be equal.
-Result<ForwardReport> RunPass(const Model& source, const Model& output, const ProofOptions& options, bool exact, Watch* watch) {
+// What the logits of both sides are meant to be.
+enum class Meant { kEqual, kReordered, kRounded };
+
+// Both sides through the pass.
+Result<ForwardReport> RunPass(const Model& source, const Model& output, const ProofOptions& options, Meant meant, Watch* watch) {
   QC_ASSIGN(const Setup setup, SetUp(source, options));
   const std::vector<ForwardSide> sides = SidesOf(source, &output, setup, options);
   QC_ASSIGN(const ForwardResult result, RunForward(sides, options.run, watch));
   ForwardReport report;
   report.tokens = setup.prompt;
   report.equal = watch->equal();
+  report.reordered = meant == Meant::kReordered;
   report.states = std::move(watch->distances());
-  if (exact) report.first_difference = watch->first_difference();
+  if (meant == Meant::kEqual) report.first_difference = watch->first_difference();
   report.experts = result.experts;
   report.experts_reached = result.experts_reached;
   if (!result.logits.empty()) CompareLogits(result.logits[0], result.logits[1], &report);
@@ -220,13 +262,18 @@ Result<ForwardReport> RunPass(const Model& source, const Model& output, const Pr
   return report;
 }
 
-Status ProvePass(const Model& source, const Model& output, Comparison* comparison, FingerprintPass* fingerprint, bool exact, const ProofOptions& options, Proof* proof) {
-  Watch watch(source, true, comparison, fingerprint, exact);
-  Result<ForwardReport> passed = RunPass(source, output, options, exact, &watch);
+Status ProvePass(const Model& source, const Model& output, Comparison* comparison, FingerprintPass* fingerprint, Meant meant, const ProofOptions& options, Proof* proof) {
+  Watch watch(source, true, comparison, fingerprint, meant == Meant::kEqual);
+  Result<ForwardReport> passed = RunPass(source, output, options, meant, &watch);
   std::ranges::move(watch.findings(), std::back_inserter(proof->findings));
   if (!passed.ok()) return std::move(passed).TakeError();
   const ForwardReport& report = passed.value();
-  if (exact && !report.equal) {
+  const bool apart = meant == Meant::kReordered && !(report.logits.largest_error <= kOrderTolerance * report.logits.largest_value);
+  if (apart) {
+    proof->findings.push_back(Mismatch("forward-differs", "the forward pass of what was written differs from the source's by more than the order of summation can explain: logits by up to {:.3g} of {:.3g}", report.logits.largest_error,
+                                       report.logits.largest_value));
+  }
+  if (meant == Meant::kEqual && !report.equal) {
     proof->findings.push_back(Mismatch("forward-differs", "the forward pass of what was written differs from the source's, first in {}; logits by up to {:.3g} of {:.3g}",
                                        report.first_difference.empty() ? "an unknown place" : report.first_difference, report.logits.largest_error, report.logits.largest_value));
   }
@@ -249,24 +296,20 @@ Result<Proof> Prove(const Model& source, const Checkpoint& output, const Manifes
     return proof;
   }
   Comparison comparison = std::move(begun).value();
-  const bool exact = std::ranges::none_of(manifest.tensors, [](const ManifestTensor& tensor) { return tensor.exactness == "rounded"; });
+  const bool rounded = std::ranges::any_of(manifest.tensors, [](const ManifestTensor& tensor) { return tensor.exactness == "rounded"; });
+  const bool reordered = std::ranges::any_of(manifest.linears, [](const ManifestLinear& linear) { return !linear.order_of.empty(); });
+  const Meant meant = rounded ? Meant::kRounded : reordered ? Meant::kReordered : Meant::kEqual;
+  QC_TRY(Keep(CheckChannels(source, manifest), &proof));
   Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest), source.text_only});
   if (!model.ok() && model.error().code != Code::kMalformed && model.error().code != Code::kRefused) return std::move(model).TakeError();
   std::optional<FingerprintPass> fingerprint;
   if (model.ok()) {
     fingerprint.emplace(model.value());
-    if (options.forward) QC_TRY(Keep(ProvePass(source, model.value(), &comparison, &*fingerprint, exact, options, &proof), &proof));
+    if (options.forward) QC_TRY(Keep(ProvePass(source, model.value(), &comparison, &*fingerprint, meant, options, &proof), &proof));
   } else {
     proof.findings.push_back(Mismatch("output-model", "what was written makes no sense as a model: {}", model.error().message));
   }
-  std::vector<LinearTask> rest = comparison.TakeRest();
-  for (LinearTask& task : rest) {
-    if (fingerprint.has_value()) fingerprint->Watch(&task.sides[1]);
-  }
-  QC_TRY(Keep(RunLinears(&rest, options.run), &proof));
-  for (LinearTask& task : rest) {
-    if (task.mismatch.has_value()) proof.findings.push_back(*std::move(task.mismatch));
-  }
+  QC_TRY(Keep(comparison.CompareRest(options.run, fingerprint.has_value() ? &*fingerprint : nullptr, &proof.findings), &proof));
   QC_TRY(Keep(comparison.CompareOthers(options.run), &proof));
   proof.compared = comparison.Summary();
   if (fingerprint.has_value() && proof.findings.empty()) {
@@ -277,7 +320,7 @@ Result<Proof> Prove(const Model& source, const Checkpoint& output, const Manifes
 
 Result<ForwardReport> CompareForward(const Model& a, const Model& b, const ProofOptions& options) {
   Watch watch(a, true, nullptr, nullptr, false);
-  return RunPass(a, b, options, false, &watch);
+  return RunPass(a, b, options, Meant::kRounded, &watch);
 }
 
 Result<Observation> Observe(const Model& model, const ProofOptions& options) {

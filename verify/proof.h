@@ -36,6 +36,7 @@ struct TextScore {
 struct ForwardReport {
   Tokens tokens;
   bool equal = false;             // every state and logit, bit by bit
+  bool reordered = false;         // the output adds up in another order, so its logits may differ by rounding
   std::string first_difference;   // "layer 1, model.layers.1.mlp.up_proj", of what was meant to be equal
   std::vector<Distance> states;   // [layers + 1], the last one normalised; none for one side alone
   Distance logits;

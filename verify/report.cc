@@ -40,6 +40,8 @@ Json FindingsJson(const std::vector<Error>& findings) {
 
 Json ComparedJson(const Compared& compared) {
   Json json = Json::Object({{"linears", Json::Integer(compared.linears)}, {"weights", Json::Integer(compared.weights)}, {"tensors", Json::Integer(compared.tensors)}});
+  if (compared.reordered > 0) json.Set("reordered", Json::Integer(compared.reordered));
+  if (compared.padded > 0) json.Set("padded", Json::Integer(compared.padded));
   if (compared.rounded_weights > 0) {
     json.Set("rounding", Json::Object({{"values", Json::Integer(compared.rounded_weights)}, {"largest_error", Real(compared.largest_error)}, {"relative_rms", Real(compared.relative_rms)}}));
   }
@@ -54,6 +56,7 @@ Json ForwardJson(const ForwardReport& report) {
     Json states = Json::Array();
     for (const Distance& distance : report.states) states.items().push_back(DistanceJson(distance));
     json.Set("equal", Json::Bool(report.equal));
+    if (report.reordered) json.Set("reordered", Json::Bool(true));
     if (!report.first_difference.empty()) json.Set("first_difference", Json::String(report.first_difference));
     json.Set("states", std::move(states));
     json.Set("logits", DistanceJson(report.logits));

@@ -6,15 +6,53 @@
 #include "formats/base/text.h"
 
 namespace q2c {
+namespace {
+
+PlannedTensor ZeroBias(const Linear& linear, const std::string& name, std::string reason) {
+  PlannedTensor tensor;
+  tensor.name = name;
+  tensor.dtype = linear.traits.scale_dtype;
+  tensor.shape = {linear.expected.out_features};
+  tensor.bytes = *BytesOf(tensor.dtype, tensor.shape);
+  tensor.source = PlannedTensor::Source::kZeros;
+  tensor.input = linear.parts.begin()->second;
+  if (linear.quantised()) tensor.input = linear.parts.at(std::string(linear.layout->parts.front().suffix));
+  tensor.action = "zero-fill";
+  tensor.reason = std::move(reason);
+  tensor.exactness = Exactness::kSameValues;
+  return tensor;
+}
+
+// A bias that is not zero where the architecture has one only if a key of the config says so:
+// with the key on, loaders read it. That is exact, which no folding into another bias is.
+Status DeclareBiases(Plan* plan) {
+  const Model& model = *plan->model;
+  for (const auto& [name, linear] : model.linears) {
+    const std::optional<TensorIndex> bias = linear.Part("bias");
+    if (linear.expected.bias || linear.expected.bias_key.empty() || !bias.has_value()) continue;
+    QC_ASSIGN(const Magnitude size, MeasureTensor(*model.checkpoint, model.info(*bias)));
+    if (size.nonzero == 0) continue;
+    QC_TRY(plan->Wants("bias-declared", name + ".bias"));
+    plan->bias_keys.insert(linear.expected.bias_key);
+  }
+  return {};
+}
+
+}  // namespace
 
 Status PassBiases(Plan* plan) {
   const Model& model = *plan->model;
   const Checkpoint& checkpoint = *model.checkpoint;
   std::set<std::string> stripped;
+  QC_TRY(DeclareBiases(plan));
   for (const auto& [name, linear] : model.linears) {
     const bool wanted_by_loader = plan->target.biases == BiasPolicy::kEveryQuantised && linear.quantised() && linear.expected.in_block;  // an embedding that MLX quantised becomes float
     const std::optional<TensorIndex> bias = linear.Part("bias");
     const std::string bias_name = name + ".bias";
+    if (plan->bias_keys.contains(linear.expected.bias_key)) {
+      if (!bias.has_value()) plan->tensors.push_back(ZeroBias(linear, bias_name, fmt::format("{} declares one here too, and the source has none", linear.expected.bias_key)));
+      continue;
+    }
     if (linear.expected.bias) {
       if (bias.has_value()) continue;
       return Malformed("bias-missing", "tensor '{}' is missing; the architecture needs it and it cannot be invented: take it from the original model", Escape(bias_name));
@@ -29,17 +67,7 @@ Status PassBiases(Plan* plan) {
       stripped.insert(bias_name);
       plan->dropped.push_back({*bias, bias_name, "zero-bias", fmt::format("all {} values are zero and {} has no bias there; newer loaders report it as unused", linear.expected.out_features, model.class_name), {}});
     } else if (wanted_by_loader && plan->Makes("zero-fill", bias_name)) {
-      PlannedTensor tensor;
-      tensor.name = bias_name;
-      tensor.dtype = linear.traits.scale_dtype;
-      tensor.shape = {linear.expected.out_features};
-      tensor.bytes = *BytesOf(tensor.dtype, tensor.shape);
-      tensor.source = PlannedTensor::Source::kZeros;
-      tensor.input = linear.parts.at(std::string(linear.layout->parts.front().suffix));
-      tensor.action = "zero-fill";
-      tensor.reason = "this loader builds a bias on every quantised linear and leaves it uninitialised (NaN) where the file has none";
-      tensor.exactness = Exactness::kSameValues;
-      plan->tensors.push_back(std::move(tensor));
+      plan->tensors.push_back(ZeroBias(linear, bias_name, "this loader builds a bias on every quantised linear and leaves it uninitialised (NaN) where the file has none"));
     }
   }
   std::erase_if(plan->tensors, [&](const PlannedTensor& t) { return stripped.contains(t.name); });

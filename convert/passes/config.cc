@@ -26,9 +26,8 @@ Status EditDtype(Plan* plan, ConfigEditor* editor) {
   std::optional<Dtype> scales;
   bool mixed = false;
   const Model& model = *plan->model;
-  for (const auto& [name, linear] : model.linears) {
-    if (!linear.quantised()) continue;
-    const Dtype dtype = linear.traits.scale_dtype;
+  for (const auto& [name, linear] : plan->linears) {
+    const Dtype dtype = linear.scale_dtype;
     mixed = mixed || (scales.has_value() && *scales != dtype);
     scales = dtype;
   }
@@ -112,6 +111,18 @@ bool LooksLikeLocalPath(std::string_view text) {
 
 bool LooksLikeLocalModel(std::string_view text) { return LooksLikeLocalPath(text) || std::ranges::count(text, '/') != 1; }
 
+namespace {
+
+// vLLM and LMDeploy take a window that is not in use for one that is.
+void EditWindow(ConfigEditor* editor) {
+  const Json* uses = editor->Find("use_sliding_window");
+  const Json* window = editor->Find("sliding_window");
+  const bool off = uses != nullptr && uses->AsBool() == std::optional(false);
+  if (off && window != nullptr && window->is_number()) editor->Set("sliding_window", Json(), "use_sliding_window is false; some loaders look at this key alone");
+}
+
+}  // namespace
+
 Status PassConfig(Plan* plan) {
   ConfigEditor editor(plan, &plan->config, std::string(kConfigName), "", "config-class");
   const Json* classes = editor.Find("architectures");
@@ -123,6 +134,15 @@ Status PassConfig(Plan* plan) {
   }
   editor.As("config-code").Erase("auto_map", "it asks for code from the repository, which a known architecture does not need");
   editor.As("config-unsettable").Erase("use_return_dict", "transformers cannot set it: it is a read-only property");
+  for (const char* key : {"attn_implementation", "_attn_implementation", "_attn_implementation_autoset"}) {
+    editor.Erase(key, "a choice of the machine that made the file; where its kernel is not installed, loading fails");
+  }
+  const Json* cache = editor.Find("use_cache");
+  if (cache != nullptr && cache->AsBool() == std::optional(false)) editor.As("config-cache").Set("use_cache", Json::Bool(true), "training turned it off; without it generation computes every token anew");
+  EditWindow(&editor.As("config-window"));
+  QC_TRY(MoveGeneration(plan, &editor.As("config-generation")));
+  for (const std::string& key : plan->bias_keys) editor.As("bias-declared").Set(key, Json::Bool(true), "the file has such biases, and they are not zero");
+  for (const auto& [key, size] : plan->sizes) editor.As("pad-intermediate").Set(key, Json::Integer(size), "as many channels as gate, up and down have now");
   QC_TRY(EditDtype(plan, &editor.As("config-dtype")));
   QC_TRY(EditRope(*plan, &editor.As("config-rope")));
   EditTypes(*plan, &editor.As("config-types"));

@@ -10,9 +10,6 @@ Status PassHeads(Plan* plan) {
   const Model& model = *plan->model;
   for (const auto& [name, linear] : model.linears) {
     if (linear.expected.tied_to.empty()) continue;
-    if (linear.quantised() && linear.layout->method == "gptq") {
-      return Refused("head-quantised", "linear '{}' is quantised; transformers replaces only the linears inside the blocks, so it would load uninitialised", Escape(name));
-    }
     const std::optional<TensorIndex> weight = linear.Part("weight");
     if (!model.tied || !weight.has_value() || linear.quantised() || !model.tensors.contains(linear.expected.tied_to + ".weight")) continue;
     const std::string weight_name = name + ".weight";

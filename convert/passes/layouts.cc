@@ -1,8 +1,10 @@
 #include "convert/passes/passes.h"
 
 #include <algorithm>
+#include <set>
 
 #include "formats/base/text.h"
+#include "formats/cast.h"
 
 namespace q2c {
 namespace {
@@ -12,35 +14,95 @@ struct Attempt {
   std::optional<PlannedLinear> planned;
   std::string refusal;
   bool only_rounding = false;  // --allow-rounding would do
+  bool scattered = false;      // act-order is the reason
 };
+
+// The type of the scales that the target's loaders take.
+Dtype ScaleDtype(const Plan& plan, const Layout& layout, Dtype dtype) {
+  const std::optional<Dtype> wanted = layout.IsDense() || layout.method == "gguf" ? std::nullopt : plan.target.scales;
+  const bool settable = std::ranges::any_of(layout.parts, [](const PartCodec& part) { return (part.components & kScales) != 0 && !part.dtype.has_value(); });
+  return wanted.has_value() && settable && dtype != Dtype::kF32 && plan.options.repairs.Wants("scale-dtype") ? *wanted : dtype;
+}
+
+// The group size in the output, --group-size included; nothing if there is none.
+std::optional<uint64_t> SizeFor(const Plan& plan, const Layout& layout, const QuantTraits& traits, std::span<const uint64_t> allowed, std::string* refusal) {
+  const QuantShape& shape = traits.shape;
+  const std::optional<uint64_t> asked = plan.options.group_size;
+  if (!asked.has_value() || layout.IsDense() || *asked == shape.group_size) return layout.GroupSizeFor(shape, allowed);
+  const uint64_t wanted[] = {*asked};
+  const bool known = allowed.empty() || std::ranges::find(allowed, *asked) != allowed.end();
+  if (traits.act_order) *refusal = "its inputs are scattered over the groups (act-order), which cannot be split then";
+  else if (shape.group_size % *asked != 0 || shape.in_features % *asked != 0) *refusal = fmt::format("its groups of {} cannot be split into groups of {} (--group-size)", shape.group_size, *asked);
+  else if (!known) *refusal = fmt::format("the loader knows groups of {}, not of {} (--group-size)", fmt::join(allowed, ", "), *asked);
+  if (!refusal->empty()) return std::nullopt;
+  return layout.GroupSizeFor(shape, wanted);
+}
 
 const Layout* FloatLayout(Dtype dtype) {
   return FindLayout(dtype == Dtype::kF16 ? "dense-fp16" : dtype == Dtype::kBF16 ? "dense-bf16" : "dense-fp32");
 }
 
-Result<Attempt> Try(const Model& model, const std::string& name, const Linear& linear, const LayoutRule& rule, bool allow_rounding) {
+// Can the channels that a scattered linear takes in be put in the order of its groups? Only where
+// they come from linears of which nobody else takes them: o_proj's cross the heads, and those of
+// q, k, v, gate and up are the residual stream.
+bool CanFold(const Model& model, const Linear& linear) {
+  return linear.traits.act_order && !linear.expected.fed_by.empty() && std::ranges::all_of(linear.expected.fed_by, [&](const std::string& feeder) {
+    const auto found = model.linears.find(feeder);
+    return found != model.linears.end() && found->second.quantised();
+  });
+}
+
+// The zero points and scales of a linear, the scales in another type; says which change.
+Result<QuantLinear> ReadParameters(const Model& model, const Linear& linear, Dtype scale_dtype, std::string* rounds) {
+  QC_ASSIGN(QuantLinear parameters, DecodeLinear(model, linear, kZeros | kScales));
+  const QuantLinear before = parameters;
+  CastScales(scale_dtype, &parameters);
+  uint64_t changed = 0;
+  const uint64_t count = before.shape.groups * before.shape.out_features;
+  for (uint64_t i = 0; i < count; ++i) changed += static_cast<uint64_t>(before.ScaleAt(i) != parameters.ScaleAt(i));
+  if (changed > 0) *rounds = fmt::format("{} of {} scales of {} are no {}", changed, count, NameOf(before.scale_dtype), NameOf(scale_dtype));
+  return parameters;
+}
+
+Result<Attempt> Try(const Plan& plan, const std::string& name, const Linear& linear, const LayoutRule& rule, bool fold = false) {
+  const Model& model = *plan.model;
+  const bool allow_rounding = plan.options.allow_rounding;
   const Layout& layout = *rule.layout;
   Attempt attempt;
   // Embedding and head are no linears of a block: where the layout changes they become float.
-  if (!linear.expected.in_block && &layout != linear.layout && !layout.IsDense()) {
-    return Try(model, name, linear, {FloatLayout(linear.traits.scale_dtype), {}, {}}, allow_rounding);
+  // So does a head that the loaders would not find as a linear to replace, and leave uninitialised.
+  const bool unread_head = layout.method == "gptq" && !plan.target.quantised_head;
+  if (!linear.expected.in_block && !layout.IsDense() && (&layout != linear.layout || unread_head)) {
+    QC_ASSIGN(attempt, Try(plan, name, linear, {FloatLayout(linear.traits.scale_dtype), {}, {}}));
+    if (unread_head && &layout == linear.layout && !attempt.refusal.empty()) attempt.refusal = "it is quantised, and the loaders of this target replace only linears inside the blocks; as floats its " + attempt.refusal;
+    return attempt;
   }
-  if (std::optional<std::string> why = rule.Refuses(linear.traits)) {
+  QuantTraits traits = linear.traits;
+  if (fold) traits.act_order = false;
+  traits.scale_dtype = ScaleDtype(plan, layout, traits.scale_dtype);
+  if (std::optional<std::string> why = rule.Refuses(traits)) {
+    if (!fold && CanFold(model, linear)) {
+      QC_ASSIGN(Attempt folded, Try(plan, name, linear, rule, true));
+      if (folded.planned.has_value() || folded.only_rounding) return folded;
+    }
     attempt.refusal = *std::move(why);
+    attempt.scattered = traits.act_order;
     return attempt;
   }
   const QuantShape& shape = linear.traits.shape;
-  const std::optional<uint64_t> size = layout.GroupSizeFor(shape, rule.group_sizes);
+  const std::optional<uint64_t> size = SizeFor(plan, layout, traits, rule.group_sizes, &attempt.refusal);
+  if (!attempt.refusal.empty()) return attempt;
   if (!size.has_value()) {
     const auto known = [](std::span<const uint64_t> sizes) { return sizes.empty() ? std::string("any") : fmt::format("{}", fmt::join(sizes, ", ")); };
     attempt.refusal = fmt::format("its groups of {} cannot be split into any that '{}' and the loader know ({}; {}; 0 is one group)", shape.group_size, layout.name, known(layout.group_sizes), known(rule.group_sizes));
     return attempt;
   }
-  PlannedLinear planned{&linear, name, &layout, shape, Exactness::kSameCodes, ""};
+  PlannedLinear planned{&linear, name, &layout, shape, Exactness::kSameCodes, "", traits.scale_dtype, fold ? name : "", fold, nullptr};
   planned.shape.group_size = *size;
   planned.shape.groups = CeilDiv(shape.in_features, *size);
-  if (!layout.same_codes || *size != shape.group_size) planned.exactness = Exactness::kSameValues;
-  if (&layout == linear.layout && *size == shape.group_size) {
+  const bool same_scales = traits.scale_dtype == linear.traits.scale_dtype;
+  if (!layout.same_codes || *size != shape.group_size || !same_scales) planned.exactness = Exactness::kSameValues;
+  if (&layout == linear.layout && *size == shape.group_size && same_scales) {
     attempt.planned = std::move(planned);  // its bytes as they are
     return attempt;
   }
@@ -50,9 +112,9 @@ Result<Attempt> Try(const Model& model, const std::string& name, const Linear& l
     return attempt;
   }
   if (linear.traits.nearest_zeros && !any_offset) planned.rounds = fmt::format("offsets stored as '{}' are no whole zero points", linear.layout->name);
-  if (planned.rounds.empty() && layout.rounds != nullptr) {
-    QC_ASSIGN(const QuantLinear parameters, DecodeLinear(model, linear, kZeros | kScales));
-    planned.rounds = layout.rounds(parameters).value_or("");
+  if (planned.rounds.empty() && (layout.rounds != nullptr || !same_scales)) {
+    QC_ASSIGN(const QuantLinear parameters, ReadParameters(model, linear, traits.scale_dtype, &planned.rounds));
+    if (planned.rounds.empty() && layout.rounds != nullptr) planned.rounds = layout.rounds(parameters).value_or("");
   }
   if (!planned.rounds.empty()) {
     planned.exactness = Exactness::kRounded;
@@ -85,6 +147,17 @@ std::vector<std::string> OtherTargets(const Model& model) {
   return names;
 }
 
+// "; likewise 11 more (gate_proj, k_proj)"
+std::string Likewise(const std::vector<std::string>& names) {
+  if (names.size() < 2) return "";
+  std::set<std::string> kinds;
+  for (const std::string& name : names) kinds.insert(name.substr(name.rfind('.') + 1));
+  return fmt::format("; likewise {} more ({})", names.size() - 1, fmt::join(kinds, ", "));
+}
+
+constexpr std::string_view kScatteredAdvice =
+    " (a scattered down_proj alone could be put in order, its inputs being nothing but outputs of gate_proj and up_proj; for the others keep GPTQ, or quantise again with desc_act false or static groups)";
+
 Error CannotHold(const Model& model, const std::string& refusal, bool only_rounding) {
   if (only_rounding) return Refused("rounding", "{}; add --allow-rounding to accept that, the report then says how much", refusal);
   const std::vector<std::string> others = OtherTargets(model);
@@ -99,20 +172,33 @@ Status NoteZeros(const Model& model, Plan* plan) {
     plan->notes.push_back({"zero-label", fmt::format("the zero points are stored as {}, although the config says {}: {}", v2 ? "v2" : "v1", v2 ? "v1" : "v2", model.zero_verdict.evidence)});
   }
   uint64_t wrapped = 0;
+  uint64_t lost = 0;
   std::string where;
+  std::vector<std::string> places;
+  constexpr size_t kPlaces = 64;
   for (const auto& [name, linear] : model.linears) {
-    if (linear.wrapped_zeros > 0 && where.empty()) where = name;
-    if (linear.wrapped_zeros > 0) QC_TRY(plan->Wants("zero-wrap", name));
+    if (linear.wrapped_zeros == 0) continue;
+    QC_TRY(plan->Wants("zero-wrap", name));
+    if (where.empty()) where = name;
     wrapped += linear.wrapped_zeros;
+    lost += linear.lost_zero_count;
+    for (const Linear::Field& field : linear.lost_zeros) {
+      if (places.size() < kPlaces) places.push_back(fmt::format("'{}.qzeros' group {} output {}", Escape(name), field.group, field.output));
+    }
   }
   if (wrapped > 0) {
-    plan->notes.push_back({"zero-wrap", fmt::format("{} zero fields are all ones, first in linear '{}': true zero points of 0 that AutoGPTQ could not store; they are read as 0, as its own loader does, but neighbours in the same word were overwritten when the file was made and are lost", wrapped, Escape(where))});
+    plan->notes.push_back({"zero-wrap", fmt::format("{} zero fields are all ones, first in linear '{}': true zero points of 0 that AutoGPTQ could not store; they are read as 0, as its own loader does", wrapped, Escape(where))});
+  }
+  if (lost > 0) {
+    plan->notes.push_back({"zero-lost", fmt::format("{} of them lie above another one in the same word, which overwrote them when the file was made: what they were is lost, and they are read as 0 too: {}{}", lost, Join(places, ", "),
+                                                    lost > places.size() ? fmt::format(" and {} more", lost - places.size()) : "")});
   }
   return {};
 }
 
-Status NoteSplits(Plan* plan) {
+Status NoteRepairs(Plan* plan) {
   for (const auto& [name, linear] : plan->linears) {
+    if (linear.quantised() && linear.scale_dtype != linear.linear->traits.scale_dtype) plan->Makes("scale-dtype", name);
     if (linear.quantised() && linear.shape.group_size != linear.linear->traits.shape.group_size) QC_TRY(plan->Wants("group-split", name));
   }
   return {};
@@ -130,11 +216,12 @@ Status PassLayouts(Plan* plan) {
   }
   std::string first_refusal;
   bool only_rounding = false;
-  const auto refuse = [&](const std::string& name, const LayoutRule& rule, const Attempt& attempt, size_t others) {
+  const auto refuse = [&](const std::string& name, const LayoutRule& rule, const Attempt& attempt, const std::vector<std::string>& all) {
     // A layout that would do with rounding is the better advice than one that never will.
     if (!first_refusal.empty() && (only_rounding || !attempt.only_rounding)) return;
     first_refusal = fmt::format("linear '{}' does not fit layout '{}': {}", Escape(name), rule.layout->name, attempt.refusal);
-    if (others > 0) first_refusal += fmt::format(" (and {} more linears)", others);
+    first_refusal += Likewise(all);
+    if (attempt.scattered) first_refusal += kScatteredAdvice;
     only_rounding = attempt.only_rounding;
   };
 
@@ -145,16 +232,16 @@ Status PassLayouts(Plan* plan) {
       only_rounding = false;
       for (const LayoutRule& rule : plan->target.layouts) {
         if (rule.on_request) continue;
-        QC_ASSIGN(Attempt attempt, Try(model, name, linear, rule, plan->options.allow_rounding));
+        QC_ASSIGN(Attempt attempt, Try(*plan, name, linear, rule));
         if (attempt.planned.has_value()) {
           plan->linears.emplace(name, *std::move(attempt.planned));
           break;
         }
-        refuse(name, rule, attempt, 0);
+        refuse(name, rule, attempt, {name});
       }
       if (!plan->linears.contains(name)) return CannotHold(model, first_refusal, only_rounding);
     }
-    QC_TRY(NoteSplits(plan));
+    QC_TRY(NoteRepairs(plan));
     return NoteZeros(model, plan);
   }
 
@@ -162,27 +249,28 @@ Status PassLayouts(Plan* plan) {
     if (rule.on_request) continue;
     std::map<std::string, PlannedLinear> all;
     std::optional<std::pair<std::string, Attempt>> refused;
-    size_t count = 0;
+    std::vector<std::string> all_refused;
     for (const auto& [name, linear] : model.linears) {
       if (!linear.quantised()) continue;
-      QC_ASSIGN(Attempt attempt, Try(model, name, linear, rule, plan->options.allow_rounding));
+      QC_ASSIGN(Attempt attempt, Try(*plan, name, linear, rule));
       if (attempt.planned.has_value()) {
         all.emplace(name, *std::move(attempt.planned));
-      } else if (count++ == 0) {
-        refused.emplace(name, std::move(attempt));
+      } else {
+        all_refused.push_back(name);
+        if (all_refused.size() == 1) refused.emplace(name, std::move(attempt));
       }
     }
     if (!refused.has_value()) {
       plan->linears = std::move(all);
       break;
     }
-    refuse(refused->first, rule, refused->second, count - 1);
+    refuse(refused->first, rule, refused->second, all_refused);
   }
   if (plan->linears.empty()) return CannotHold(model, first_refusal, only_rounding);
   if (!first_refusal.empty()) {
     plan->notes.push_back({"layout", fmt::format("written as '{}', because {}", plan->linears.begin()->second.layout->name, first_refusal)});
   }
-  QC_TRY(NoteSplits(plan));
+  QC_TRY(NoteRepairs(plan));
   return NoteZeros(model, plan);
 }
 

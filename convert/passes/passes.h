@@ -14,6 +14,8 @@ Status PassBiases(Plan* plan);
 Status PassHeads(Plan* plan);
 // The layout of every quantised linear, with its group size and exactness.
 Status PassLayouts(Plan* plan);
+// The channels between gate/up and down: their order (act-order) and their number (padding).
+Status PassChannels(Plan* plan);
 // The parts of every quantised linear in the layout of the output.
 Status PassRepack(Plan* plan);
 // Float tensors in the types the target wants.
@@ -76,6 +78,9 @@ class ConfigEditor {
 
 // rope_theta, rope_scaling and rope_parameters, in agreement.
 Status EditRope(const Plan& plan, ConfigEditor* editor);
+
+// Settings of generation: out of config.json, and generation_config.json made consistent.
+Status MoveGeneration(Plan* plan, ConfigEditor* config);
 
 // Does the text look like a path on somebody's machine?
 bool LooksLikeLocalPath(std::string_view text);

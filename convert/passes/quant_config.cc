@@ -78,6 +78,9 @@ Status WriteGptqConfig(Plan* plan) {
     editor.As("quant-modules").Set("modules_in_block_to_quantize", *modules, "without the list optimum replaces the float linears of a block too");
   }
 
+  const auto head = plan->linears.find("lm_head");
+  const bool quantised_head = head != plan->linears.end() && head->second.quantised();
+  if (quantised_head || editor.Find("lm_head") != nullptr) editor.As("quant-config").Set("lm_head", Json::Bool(quantised_head), "as the tensors show");
   constexpr std::array<std::pair<const char*, std::string_view>, 5> kGone = {{
       {"is_marlin_format", "GPTQModel from 6.0 refuses a config that has it"},
       {"model_name_or_path", "where the maker had the model"},
@@ -115,12 +118,13 @@ Survey SurveyOf(const Plan& plan) {
   Survey truth;
   std::map<std::pair<uint32_t, int64_t>, uint64_t> votes;
   const bool one_group = std::ranges::all_of(plan.linears, [](const auto& entry) { return !entry.second.quantised() || entry.second.shape.groups == 1; });
-  const std::optional<int64_t> said = plan.model->quant.has_value() ? plan.model->quant->group_size : std::nullopt;
+  std::optional<int64_t> said = plan.model->quant.has_value() ? plan.model->quant->group_size : std::nullopt;
+  if (plan.options.group_size.has_value()) said = static_cast<int64_t>(*plan.options.group_size);
   for (const auto& [name, linear] : plan.linears) {
     if (!linear.quantised()) continue;
     const QuantShape& shape = linear.shape;
     truth.symmetric = truth.symmetric && linear.linear->traits.symmetric;
-    truth.act_order = truth.act_order || linear.linear->traits.act_order;
+    truth.act_order = truth.act_order || linear.act_order();
     // A linear with one group fits any size that covers it; what the config says then stands.
     auto size = static_cast<int64_t>(shape.group_size);
     if (shape.groups == 1 && said.has_value() && (*said < 0 || *said >= static_cast<int64_t>(shape.in_features))) size = *said;

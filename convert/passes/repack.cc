@@ -12,7 +12,11 @@ namespace {
 std::optional<TensorIndex> SameBytesAs(const PlannedLinear& planned, const PartCodec& part) {
   const Linear& linear = *planned.linear;
   if (linear.rows.IsPart() && part.components != kGroupIndex) return std::nullopt;
-  if ((part.components & (kZeros | kScales)) != 0 && planned.shape.group_size != linear.traits.shape.group_size) return std::nullopt;
+  if ((part.components & (kZeros | kScales | kGroupIndex)) != 0 && planned.shape.group_size != linear.traits.shape.group_size) return std::nullopt;
+  if (!part.dtype.has_value() && planned.scale_dtype != linear.traits.scale_dtype) return std::nullopt;
+  const bool inputs = planned.orders_inputs || planned.shape.in_features != linear.traits.shape.in_features;
+  const bool outputs = (planned.order != nullptr && !planned.orders_inputs) || planned.shape.out_features != linear.traits.shape.out_features;
+  if ((inputs && part.components != 0) || (outputs && part.components != kGroupIndex)) return std::nullopt;
   for (const PartCodec& from : linear.layout->parts) {
     if (from.encoding == part.encoding) return linear.Part(from.suffix);
   }
@@ -37,6 +41,9 @@ std::string Reason(const PlannedLinear& planned, const PartCodec& part, bool car
   std::string reason;
   if (rows.IsPart()) reason = fmt::format("outputs {} to {} of {} that are stored as one linear: the architecture keeps them apart", rows.first, rows.first + rows.count - 1, rows.of);
   if (planned.linear->layout != planned.layout) reason += fmt::format("{}'{}' becomes '{}', the layout of the target", reason.empty() ? "" : "; ", planned.linear->layout->name, planned.layout->name);
+  if (planned.order != nullptr) reason += fmt::format("{}the channels are put in the order of the groups of '{}'", reason.empty() ? "" : "; ", planned.order_of);
+  if (planned.Padded()) reason += fmt::format("{}from {} x {} to {} x {} by channels of zeros", reason.empty() ? "" : "; ", planned.linear->traits.shape.out_features, planned.linear->traits.shape.in_features, planned.shape.out_features, planned.shape.in_features);
+  if (planned.scale_dtype != planned.linear->traits.scale_dtype) reason += fmt::format("{}the loader takes scales of {}", reason.empty() ? "" : "; ", NameOf(planned.scale_dtype));
   if (planned.shape.group_size != planned.linear->traits.shape.group_size) {
     reason += fmt::format("; groups of {} are split into groups of {}", planned.linear->traits.shape.group_size, planned.shape.group_size);
   }
@@ -49,7 +56,7 @@ PlannedTensor PlanPart(const Model& model, const std::string& name, const Planne
   PlannedTensor tensor;
   tensor.name = fmt::format("{}.{}", name, part.suffix);
   tensor.shape = part.shape(planned.shape);
-  tensor.dtype = part.dtype.value_or(linear.traits.scale_dtype);
+  tensor.dtype = part.dtype.value_or(planned.scale_dtype);
   tensor.bytes = *BytesOf(tensor.dtype, tensor.shape);
   if (const std::optional<TensorIndex> same = SameBytesAs(planned, part)) {
     const TensorInfo& info = model.info(*same);
@@ -96,6 +103,7 @@ Status PassRepack(Plan* plan) {
     for (const PartCodec& part : planned.linear->layout->parts) replaced.insert(fmt::format("{}.{}", name, part.suffix));
     QuantTraits traits = planned.linear->traits;
     traits.shape = planned.shape;
+    traits.act_order = planned.act_order();
     std::vector<const PartCodec*> written;
     for (const PartCodec& part : planned.layout->parts) {
       if (part.written != nullptr && !part.written(traits)) continue;

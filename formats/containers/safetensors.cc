@@ -113,8 +113,8 @@ Status CheckCoverage(const std::vector<TensorInfo>& tensors, uint64_t data_start
 
 Result<SafetensorsHeader> ParseSafetensorsHeader(ByteView head, uint64_t file_bytes) {
   const std::string_view text(reinterpret_cast<const char*>(head.data()), head.size());  // NOLINT: bytes as text
-  const std::string_view start = text.substr(0, 64);
-  if (const std::optional<std::string_view> kind = KnownKind(start)) return Malformed("file-type", "this is {}", *kind);
+  const std::string_view start = text.substr(0, 256);
+  if (const std::optional<std::string> kind = KnownKind(start)) return Malformed("file-type", "this is {}", *kind);
   if (start.starts_with("PK\x03\x04") || start.starts_with("\x80\x02")) {
     return Malformed("file-type", "this is a {}, not safetensors", start.starts_with('P') ? "ZIP archive or a PyTorch checkpoint" : "Python pickle");
   }
@@ -124,7 +124,7 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(ByteView head, uint64_t file_by
     return Malformed("safetensors-header", "the header claims {} bytes, expected at most {}: not a safetensors file, or a damaged one", header_bytes, kMaxSafetensorsHeader);
   }
   if (header_bytes > file_bytes - 8) {
-    return Malformed("truncated", "the header claims {} bytes, but only {} follow: the file is cut short; download or copy it again", header_bytes, file_bytes - 8);
+    return Malformed("truncated", "the header claims {} bytes, but only {} follow: {} bytes are missing of the header alone; download or copy it again", header_bytes, file_bytes - 8, header_bytes - (file_bytes - 8));
   }
   if (header_bytes == 0) return Malformed("safetensors-header", "the header is empty");
   if (head.size() < 8 + header_bytes) return Internal("header of {} bytes, {} given", header_bytes, head.size() - 8);
@@ -156,7 +156,8 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(ByteView head, uint64_t file_by
 
 Result<SafetensorsHeader> ReadSafetensorsHeader(const InputFile& file) {
   const auto within = [&](Error error) { return std::move(error).Within(fmt::format("file '{}'", Escape(file.path()))); };
-  std::vector<std::byte> head(std::min<uint64_t>(file.bytes(), 64));
+  constexpr uint64_t kPointerBytes = 256;  // of a Git LFS pointer, at most
+  std::vector<std::byte> head(std::min<uint64_t>(file.bytes(), kPointerBytes));
   QC_TRY(file.ReadAt(0, head));
   if (head.size() >= 8) {
     const auto header_bytes = Load<uint64_t>(head.data());

@@ -32,7 +32,7 @@ Result<TorchHeader> ParseTorchHeader(const ByteSource& file) {
   const std::string_view text(reinterpret_cast<const char*>(head.data()), head.size());  // NOLINT: bytes as text
   if (text.starts_with("PK\x03\x04")) return ReadTorchZip(file);
   if (IsTorchLegacy(head)) return ReadTorchLegacy(file);
-  if (const std::optional<std::string_view> kind = KnownKind(text)) return Malformed("file-type", "this is {}", *kind);
+  if (const std::optional<std::string> kind = KnownKind(text)) return Malformed("file-type", "this is {}", *kind);
   if (head.size() > 8 && text[8] == '{' && Load<uint64_t>(head.data()) <= file.bytes) return Malformed("file-type", "this is a safetensors file; rename it to *.safetensors");
   constexpr size_t kTarMark = 257;
   if (text.size() > kTarMark && text.substr(kTarMark).starts_with("ustar")) return Refused("torch-unread", "this is a tar archive, as PyTorch wrote them before 0.1.12; load and save it with a newer one");

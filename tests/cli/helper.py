@@ -3,9 +3,11 @@
 
     helper.py big FOLDER                          a valid checkpoint of about 100 MB
     helper.py wide FOLDER                         a small one of 256 outputs and more, symmetric, which Marlin can hold
-    helper.py add-tensor FILE NAME                adds an F16 tensor of 4 numbers to a safetensors file
     helper.py nan-norm FOLDER                     makes one element of layer 1's first norm NaN
     helper.py swap-merges FOLDER                  swaps the first two merges in tokenizer.json
+    helper.py add-tensor FILE NAME [COUNT]        adds an F16 tensor of 4 ones, or as many as said, to a safetensors file
+    helper.py scatter FIXTURE FOLDER              a fixture of which only down_proj is scattered over its groups
+    helper.py set FILE KEY VALUE...               sets keys of a JSON file
     helper.py hub CHECKPOINT CACHE NAME           puts a checkpoint into a Hub cache, as links to blobs; prints the snapshot folder
     helper.py tensors FOLDER                      prints 'name dtype shape', sorted
     helper.py json FILE EXPRESSION                checks a Python expression over the parsed file, called 'd'
@@ -25,6 +27,7 @@ import time
 
 sys.path += [str(pathlib.Path(__file__).resolve().parents[1] / name) for name in ("malformed", "oracle")]
 
+import channels  # noqa: E402
 import made  # noqa: E402
 import make_big  # noqa: E402
 from checkpoint import edit_tensors, read_tensors  # noqa: E402
@@ -42,8 +45,18 @@ def wide(folder):
     made.write(pathlib.Path(folder), 4, 128, True)
 
 
-def add_tensor(path, name):
-    edit_tensors(pathlib.Path(path), lambda tensors: tensors.update({name: ("F16", [4], b"\0\x3c" * 4)}))
+def add_tensor(path, name, count=4):
+    edit_tensors(pathlib.Path(path), lambda tensors: tensors.update({name: ("F16", [int(count)], b"\0\x3c" * int(count))}))
+
+
+def scatter(fixture, folder):
+    channels.write(fixture, folder)
+
+
+def set_keys(path, *pairs):
+    document = json.loads(pathlib.Path(path).read_text())
+    document.update({key: json.loads(value) for key, value in zip(pairs[::2], pairs[1::2], strict=True)})
+    pathlib.Path(path).write_text(json.dumps(document, indent=2))
 
 
 def nan_norm(folder):
@@ -111,7 +124,7 @@ def stop(signal_name, folder, dashes, *command):
 
 
 if __name__ == "__main__":
-    jobs = {"big": big, "wide": wide, "add-tensor": add_tensor, "nan-norm": nan_norm, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
+    jobs = {"big": big, "wide": wide, "scatter": scatter, "set": set_keys, "add-tensor": add_tensor, "nan-norm": nan_norm, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
     if len(sys.argv) < 2 or sys.argv[1] not in jobs:
         sys.exit(__doc__)
     jobs[sys.argv[1]](*sys.argv[2:])

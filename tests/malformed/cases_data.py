@@ -213,7 +213,7 @@ def rows():
     yield Case("S41", "cut short while it is read", during(lambda path: os.truncate(path, 10 ** 6)), (74, 75, 65), "model.safetensors", seconds=20)
     yield Case("S41", "replaced while it is read", during(replace), (74, 75, 65), "model.safetensors", seconds=20)
     yield Case("S41", "touched while it is read", during(lambda path: os.utime(path, (1, 1))), (74, 75, 65), "model.safetensors", seconds=20)
-    yield Case("S42", "git-LFS pointer", content(POINTER), 65, FILE + ".*(?i:lfs)")
+    yield Case("S42", "git-LFS pointer", content(POINTER), 65, FILE + ".*LFS.* SHA-256 (4d){32}, 149616 bytes")
     yield Case("S42", "HTML page", content(HTML), 65, FILE + ".*(?i:html|web page)")
     yield Case("S42", "XML error", content(XML), 65, FILE + ".*(?i:xml)")
     yield Case("S42", "download not finished", lambda box: box.shard().rename(str(box.shard()) + ".incomplete"), 65, FILE + ".*(?i:incomplete|download|interrupted)")

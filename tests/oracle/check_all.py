@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 
+import channels
 import made
 from check_fixture import Fixture
 from decode import OracleError
@@ -28,7 +29,17 @@ EXTRA = [("autogptq-0.7.1-int4-g32-asym-tied", "awq", "--layout=awq-gemv"), ("au
          ("autogptq-0.7.1-int4-g32-asym-tied", "gguf", "--allow-rounding"), ("published-int4-g128-sharded", "gguf", "--allow-rounding"),
          ("autogptq-0.7.1-moe-int4-g64", "gguf", "--allow-rounding"),
          ("gptqmodel-7.7-qwen2-vl-int4-g64", "gguf", "--text-only"), ("gptqmodel-7.7-qwen2.5-vl-int4-g128", "gguf", "--text-only"),
-         ("gptqmodel-7.7-qwen2-vl-int4-g64", "transformers-5.x", "--text-only")]
+         ("gptqmodel-7.7-qwen2-vl-int4-g64", "transformers-5.x", "--text-only"),
+         # Channels of zeros: whole groups, part of one, one group for all inputs; in the layout there is and in others.
+         ("published-int4-g128-sharded", "transformers-4.x", "--pad-intermediate=384"), ("published-int4-g128-sharded", "awq", "--pad-intermediate=384"),
+         ("published-int4-g128-sharded", "gguf", "--pad-intermediate=384"), ("autogptq-0.7.1-int4-g32-asym-tied", "vllm", "--pad-intermediate=448"),
+         ("autogptq-0.7.1-int4-g64-actorder", "transformers-5.x", "--pad-intermediate=544"), ("autogptq-0.7.1-int4-perchannel-actorder", "transformers-4.x", "--pad-intermediate=544"),
+         ("autogptq-0.7.1-int4-perchannel-actorder", "compressed-tensors", "--pad-intermediate=544"), ("autogptq-0.7.1-moe-int4-g64", "transformers-4.x", "--pad-intermediate=160"),
+         ("published-int4-g128-sharded", "optimum-1.19", "--pad-intermediate=384"), ("autogptq-0.7.1-int3-g128-sym", "dense-fp32", "--pad-intermediate=384"),
+         ("scattered-down-autogptq-0.7.1-int4-g32-asym-tied", "awq", "--pad-intermediate=448"),
+         # Groups cut smaller.
+         ("published-int4-g128-sharded", "transformers-4.x", "--group-size=64"), ("autogptq-0.7.1-int4-perchannel-actorder", "transformers-5.x", "--group-size=128"),
+         ("autogptq-0.7.1-int4-g64-static-actorder", "vllm", "--group-size=32"), ("scattered-down-autogptq-0.7.1-int4-g64-static-actorder", "awq", "--group-size=32")]
 
 
 def main(arguments):
@@ -53,6 +64,7 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as temp:
         folders = [path.resolve().parent for path in pathlib.Path(arguments[0]).glob("**/checkpoint") if (path / "config.json").exists()]
         folders += made.write_all(pathlib.Path(temp))
+        folders += channels.write_all(pathlib.Path(arguments[0]).resolve(), pathlib.Path(temp))
         for folder in sorted(folders, key=lambda path: path.name):
             fixture = Fixture(folder)
             report(folder.name, "source", fixture.check)

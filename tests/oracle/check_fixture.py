@@ -226,9 +226,33 @@ def wanted_weights(source, made, dtype):
     return rounded(source.weights(), dtype)
 
 
+def reorder(linears):
+    """{linear: the same with the channels between gate/up and down in the order of down's groups, where these are scattered}"""
+    ordered = dict(linears)
+    for name, down in linears.items():
+        if not name.endswith(".down_proj") or (np.diff(down.group) >= 0).all():
+            continue
+        order = np.argsort(down.group, kind="stable")
+        ordered[name] = Linear(down.codes[order], down.scale, down.zero, group=down.group[order])
+        for feeder in ("gate_proj", "up_proj"):
+            prefix = name.removesuffix("down_proj") + feeder
+            linear = linears[prefix]
+            ordered[prefix] = Linear(linear.codes[:, order], linear.scale[:, order], linear.zero[:, order], group=linear.group)
+    return ordered
+
+
+class Padded:
+    """The weights of a linear in the corner where the source has them; everything else has to be zero."""
+
+    def __init__(self, name, made, inputs, outputs):
+        self.all = made.weights() if isinstance(made, Linear) else made.float32().T
+        require(not self.all[inputs:].any() and not self.all[:, outputs:].any(), f"'{name}': a weight that was added is not zero")
+        self.corner = self.all[:inputs, :outputs]
+
+
 def check_linear(name, source, made, dtype):
     wanted = wanted_weights(source, made, dtype)
-    got = made.weights() if isinstance(made, Linear) else made.float32().T
+    got = Padded(name, made, *wanted.shape).corner
     if isinstance(made, Linear) and made.offset is not None:
         wanted, got = wanted + 0, got + 0  # code and offset cancel to a zero of either sign
     require(same_bits(wanted, got), f"'{name}': {np.sum(wanted != got)} of {wanted.size} decoded weights are not what they have to be")
@@ -296,8 +320,10 @@ def check_form(target, layout, config, claim, linears, tensors):
         require(config["dtype"] == config["torch_dtype"] == wanted, f"the config says {config['dtype']} of {wanted} tensors, to which loaders would round them")
 
 
-def check_output(folder, target, linears, others, expected, rounding=False, layout=None, stores_offsets=False):
+def check_output(folder, target, linears, others, expected, rounding=False, layout=None, stores_offsets=False, options=()):
     """`linears` and `others` are the decoded source; `rounding` says that its values may be rounded in the output."""
+    padded = next((int(o.removeprefix("--pad-intermediate=")) for o in options if o.startswith("--pad-intermediate=")), 0)
+    split = next((int(o.removeprefix("--group-size=")) for o in options if o.startswith("--group-size=")), 0)
     if target == "gguf":
         config, made, made_others, tensors = read_gguf_folder(folder)
         wanted = expected_names(config, target, ("weight",))
@@ -309,15 +335,23 @@ def check_output(folder, target, linears, others, expected, rounding=False, layo
             check_gptq_config(folder, config, claim, tensors)
     shapes = shapes_of(config)
     require(linears.keys() <= shapes.keys(), "the output has lost linears")
+    require(not padded or all(shapes[p][0] % padded == 0 and 0 <= shapes[p][0] - l.codes.shape[0] < padded for p, l in linears.items() if p.endswith("down_proj")), "not padded to the multiple")
+    require(not split or all(len(l.scale) * split == len(l.codes) for l in made.values()), f"the groups are not of {split}")
+    if any(isinstance(l, Linear) and (np.diff(l.group) < 0).any() for l in linears.values()) and LAYOUTS.get(layout or target, (None,))[0] != "gptq" and target not in DENSE:
+        linears = reorder(linears)
+    elif target == "vllm-gptq" or layout == "gptq-v1":
+        linears = reorder(linears)
     scale_dtype = next((t.dtype for n, t in tensors.items() if n.endswith(".biases")), "F16")
     for prefix, source in linears.items():
         dense = made_others.get(f"{prefix}.weight")
         require((prefix in made) != (dense is not None), f"'{prefix}' is not there in one form")
         check_linear(prefix, source, made.get(prefix, dense), DENSE[target] if dense is not None else scale_dtype)
+        require(not padded or made.get(prefix) is None or made[prefix].codes.shape == shapes[prefix], f"'{prefix}' has not the size that the config says")
     for name, tensor in made_others.items():
         if name.removesuffix(".weight") in linears:
             continue
-        if name in others:
+        longer = padded and name.endswith(".bias") and name in others and tensor.shape != others[name].shape
+        if name in others and not longer:
             check_other(name, others[name], tensor, wanted_dtype(target, name, others[name], scale_dtype, rounding))
         else:
             require(name.endswith(".bias") and not np.any(tensor.float32()), f"tensor '{name}' was invented")
@@ -374,7 +408,7 @@ class Fixture:
                 require(not out.exists(), f"exit {run.returncode}, but left an output folder")
                 return run.returncode, run.stderr.strip(), None
             rounding = "--allow-rounding" in options
-            return 0, "", check_output(out, target, self.linears, self.others, self.expected, rounding, layout, self.stores_offsets)
+            return 0, "", check_output(out, target, self.linears, self.others, self.expected, rounding, layout, self.stores_offsets, options)
 
     def check_target(self, binary, target, *options):
         """Converts, or sees that it is refused as the rules say; where only rounding stands in the way, allows it."""

@@ -30,7 +30,9 @@ class Facts:
         block = fixture.config.get("quantization_config") or {}
         self.linears = linears
         self.bits = block.get("bits") or bits_of(linears)
-        self.scattered = any((l.group != np.arange(len(l.group)) // -(-len(l.group) // len(l.scale))).any() for l in linears)
+        scattered = {name for name, l in fixture.linears.items() if (l.group != np.arange(len(l.group)) // -(-len(l.group) // len(l.scale))).any()}
+        # Where only down_proj is, the channels that gate and up give it can be put in order: no layout is too small for that.
+        self.scattered = any(not name.endswith(".down_proj") for name in scattered)
         self.symmetric = all((l.zero == 2 ** (self.bits - 1)).all() for l in linears)
         self.zero_of_0 = any((l.zero == 0).any() for l in linears)
         self.shapes = [(l.codes.shape, len(l.scale)) for l in linears]

@@ -79,8 +79,8 @@ TEST(ManifestTest, OthersAreRefused) {
     changed.replace(changed.find(from), from.size(), to);
     return ReadManifest(changed);
   };
-  ExpectError(replaced("\"version\": \"1.2\"", "\"version\": \"2.0\""), Code::kRefused, "manifest-version", {"2.0"});
-  for (const char* older_and_newer : {"1.0", "1.7"}) Must(replaced("\"version\": \"1.2\"", fmt::format("\"version\": \"{}\"", older_and_newer)));
+  ExpectError(replaced("\"version\": \"1.3\"", "\"version\": \"2.0\""), Code::kRefused, "manifest-version", {"2.0"});
+  for (const char* older_and_newer : {"1.0", "1.7"}) Must(replaced("\"version\": \"1.3\"", fmt::format("\"version\": \"{}\"", older_and_newer)));
   ExpectError(replaced("\"of\": 96", "\"of\": 0"), Code::kMalformed, "manifest", {"source_outputs"});
   ExpectError(replaced("\"first\": 32", "\"first\": []"), Code::kMalformed, "manifest", {"source_outputs"});
   ExpectError(replaced("\"format\": \"qwen2-convert-manifest\"", "\"format\": \"other\""), Code::kMalformed, "manifest");

@@ -102,6 +102,55 @@ TEST(SplitGroups, WhatIsNotThereStaysAway) {
   EXPECT_TRUE(linear.scales.empty() && linear.group_index.empty() && linear.codes.empty());
 }
 
+TEST(Reorder, EveryWeightMovesWithItsChannel) {
+  const QuantLinear linear = RandomLinear(ShapeOf(64, 8, 32, 4), {}, 3);
+  std::vector<uint32_t> inputs(64);
+  for (uint32_t k = 0; k < 64; ++k) inputs[k] = (k * 7 + 3) % 64;
+  const std::vector<uint32_t> outputs = {3, 0, 7, 1, 6, 2, 5, 4};
+  QuantLinear by_input = linear;
+  ReorderInputs(inputs, &by_input);
+  QuantLinear by_output = linear;
+  ReorderOutputs(outputs, &by_output);
+  const auto codes = [](const QuantLinear& of, uint64_t n) {
+    std::vector<uint8_t> row(64);
+    UnpackRow(of, n, row.data());
+    return row;
+  };
+  for (uint64_t n = 0; n < 8; ++n) {
+    EXPECT_EQ(codes(by_output, n), codes(linear, outputs[n]));
+    for (uint64_t g = 0; g < 2; ++g) {
+      EXPECT_EQ(by_output.Scale(g, n), linear.Scale(g, outputs[n]));
+      EXPECT_EQ(ZeroAt(by_output, g, n), ZeroAt(linear, g, outputs[n]));
+    }
+    for (uint64_t k = 0; k < 64; ++k) EXPECT_EQ(codes(by_input, n)[k], codes(linear, n)[inputs[k]]);
+  }
+  for (uint64_t k = 0; k < 64; ++k) EXPECT_EQ(by_input.group_index[k], linear.group_index[inputs[k]]);
+  EXPECT_EQ(by_input.zeros, linear.zeros);
+}
+
+TEST(Pad, NewWeightsAreZeroAndOldOnesStay) {
+  // 40 inputs in groups of 32: the new inputs 40 to 63 complete group 1, 64 to 95 are a new one.
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16, Dtype::kF32}) {
+    const QuantLinear linear = RandomLinear(ShapeOf(40, 8, 32, 4), {.dtype = dtype}, 4);
+    QuantLinear padded = linear;
+    Pad({0, 40, 96, 16, 3, 32}, {}, {linear.zeros.begin() + 8, linear.zeros.end()}, &padded);
+    EXPECT_EQ(padded.shape, ShapeOf(96, 16, 32, 4));
+    EXPECT_TRUE(IsTrivial(padded.group_index, 32));
+    std::vector<uint8_t> before(40);
+    std::vector<uint8_t> after(96);
+    for (uint64_t n = 0; n < 16; ++n) {
+      UnpackRow(padded, n, after.data());
+      if (n < 8) UnpackRow(linear, n, before.data());
+      for (uint64_t k = 0; k < 96; ++k) {
+        if (n < 8 && k < 40) ASSERT_EQ(after[k], before[k]);
+        else ASSERT_EQ(after[k], ZeroAt(padded, k / 32, n)) << k << " " << n;
+      }
+      for (uint64_t g = 0; n < 8 && g < 2; ++g) ASSERT_EQ(padded.Scale(g, n), linear.Scale(g, n));
+      ASSERT_EQ(padded.Scale(2, n), 0.0009765625F);
+    }
+  }
+}
+
 TEST(IsTrivial, Table) {
   EXPECT_TRUE(IsTrivial({0, 0, 1, 1, 2}, 2));
   EXPECT_TRUE(IsTrivial({0, 0, 0}, 3));

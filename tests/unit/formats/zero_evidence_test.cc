@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "formats/model.h"
 #include "tests/unit/support/results.h"
 #include "tests/unit/support/temp_folder.h"
@@ -114,6 +116,43 @@ TEST_F(ZerosOfModel, WrappedFieldsDoNotEnterTheMean) {
   EXPECT_TRUE(linear.traits.has_zero_0);
   EXPECT_EQ(linear.zeros.codes, 96U * 64 - 32);
   EXPECT_NEAR(linear.zeros.mean, mean, 0.05);  // with the field it would move by 32 · 15 / 6144 = 0.08
+}
+
+// Files of the makers themselves; what is stored was found with the makers' own loaders.
+TEST(ZeroEvidence, OfEveryFixture) {
+  const std::set<std::string> v2 = {"gptqmodel-7.7-int4-g64-asym-v2", "resaved-transformers-5.23-int4-g128", "resaved-transformers-4.57-int4-g32-asym"};
+  size_t seen = 0;
+  for (const std::string& name : test::Names(Q2C_FIXTURES)) {
+    const std::string folder = std::string(Q2C_FIXTURES) + "/" + name + "/checkpoint";
+    if (!test::Exists(folder)) continue;
+    const Result<Checkpoint> checkpoint = Checkpoint::Open(folder, Links::kRefuse);
+    if (!checkpoint.ok()) continue;  // a container that is not read
+    const Result<Model> model = UnderstandModel(checkpoint.value(), {});
+    if (!model.ok() || model.value().zero_verdict.evidence.empty()) continue;
+    ++seen;
+    EXPECT_TRUE(model.value().zero_verdict.decided) << name;
+    EXPECT_EQ(model.value().zero_verdict.convention, v2.contains(name) ? ZeroConvention::kV2 : ZeroConvention::kV1) << name << ": " << model.value().zero_verdict.evidence;
+    EXPECT_EQ(model.value().zero_label_wrong, name.starts_with("resaved-")) << name;
+  }
+  EXPECT_GE(seen, 18U);
+}
+
+// fixtures/README.md: outputs 40 to 43 of group 1 are true zeros of 0, 44 to 47 were overwritten.
+TEST(ZeroEvidence, FieldsThatTheBorrowDestroyedAreNamed) {
+  const Checkpoint checkpoint = Must(Checkpoint::Open(std::string(Q2C_FIXTURES) + "/autogptq-0.7.1-int4-g32-asym-wrapped-zeros/checkpoint", Links::kRefuse));
+  const Model model = Must(UnderstandModel(checkpoint, {}));
+  const Linear& up = model.linears.at("model.layers.1.mlp.up_proj");
+  std::vector<uint64_t> outputs;
+  for (const Linear::Field& field : up.lost_zeros) {
+    EXPECT_EQ(field.group, 1U);
+    outputs.push_back(field.output);
+  }
+  // Of 40 only is it certain: all above it in its word may have been overwritten.
+  EXPECT_EQ(outputs, (std::vector<uint64_t>{41, 42, 43, 44, 45, 46, 47}));
+  EXPECT_EQ(up.wrapped_zeros, 8U);
+  const Linear& q = model.linears.at("model.layers.0.self_attn.q_proj");
+  EXPECT_EQ(q.wrapped_zeros, 4U);
+  EXPECT_EQ(q.lost_zero_count, 0U);  // output 7 is the last of its word
 }
 
 }  // namespace

@@ -276,5 +276,52 @@ TEST_F(Compare, BugInTheCodecIsNoticedAndNothingIsLeft) {
   }
 }
 
+// Channels of zeros, and channels in another order.
+class CompareChannels : public Compare {
+ protected:
+  void Pad() {
+    test::MakeTiny({.symmetric = false}).Write(in_);
+    JobOptions job = test::TinyJob(in_, out_);
+    job.verify = VerifyLevel::kNone;
+    job.pad_intermediate = 128;
+    const PlannedJob planned = Must(PlanJob(job));
+    Must(RunJob(planned, job));
+    manifest_ = Must(ReadManifest(test::ReadWhole(out_ + "/qwen2-convert.manifest.json")));
+  }
+};
+
+TEST_F(CompareChannels, PaddingIsSeenToBeZero) {
+  Pad();
+  const Compared compared = Must(Run());
+  EXPECT_EQ(compared.padded, 3U);
+  EXPECT_EQ(compared.weights, 64U * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 96);
+  // One code beyond the source's inputs, and one beyond its outputs.
+  for (const auto& [linear, outputs, k, n] : {std::tuple(kDown, 64U, 97U, 5U), std::tuple(std::string("model.layers.0.mlp.up_proj"), 128U, 3U, 100U)}) {
+    std::filesystem::remove_all(out_);
+    Pad();
+    Change(linear + ".qweight", [&](Bytes* qweight) { test::PutCode(qweight, 4, outputs, k, n, (test::GetCode(*qweight, 4, outputs, k, n) + 1) & 15U); });
+    ExpectError(Run(), Code::kFindings, "exact-padding", {linear, fmt::format("input {}, output {}", k, n)});
+  }
+  // What was there is compared as ever.
+  std::filesystem::remove_all(out_);
+  Pad();
+  Change(kDown + ".qweight", [&](Bytes* qweight) { test::PutCode(qweight, 4, 64, 95, 5, (test::GetCode(*qweight, 4, 64, 95, 5) + 1) & 15U); });
+  ExpectError(Run(), Code::kFindings, "exact-linear", {kDown, "code of input 95, output 5"});
+}
+
+TEST_F(CompareChannels, AnOrderThatIsNotWhatIsSaid) {
+  Convert({});
+  ManifestLinear& down = *std::ranges::find(manifest_.linears, kDown, &ManifestLinear::name);
+  down.order_of = kDown;
+  down.orders_inputs = true;
+  Must(Run());  // its groups are in order: the order changes nothing
+  ManifestLinear& up = *std::ranges::find(manifest_.linears, "model.layers.0.mlp.up_proj", &ManifestLinear::name);
+  up.order_of = kQ;
+  ExpectError(Run(), Code::kFindings, "exact-order", {"up_proj", kQ});
+  up.order_of.clear();
+  down.order_of = "model.layers.0.mlp.up_proj";
+  ExpectError(Run(), Code::kFindings, "exact-order", {kDown});
+}
+
 }  // namespace
 }  // namespace q2c

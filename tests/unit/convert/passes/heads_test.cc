@@ -63,7 +63,7 @@ TEST_F(Heads, AbsentIsFineOnlyIfTied) {
   test::ExpectError(PlanJob(test::TinyJob(folder_.path(), "")), Code::kMalformed, "tensor-missing", {"lm_head.weight"});
 }
 
-TEST_F(Heads, QuantisedIsRefused) {
+TEST_F(Heads, QuantisedIsKeptOnlyWhereTheLoaderReadsIt) {
   test::TinyModel model = test::MakeTiny({.head = false});
   for (const char* part : {"qweight", "qzeros", "scales", "g_idx"}) {
     test::StoredTensor tensor = model.At(std::string("model.layers.0.self_attn.k_proj.") + part);  // 64 by 32, as the head
@@ -71,7 +71,15 @@ TEST_F(Heads, QuantisedIsRefused) {
     model.Add(tensor);
   }
   model.Write(folder_.path());
-  test::ExpectError(PlanJob(test::TinyJob(folder_.path(), "")), Code::kRefused, "head-quantised", {"lm_head"});
+  test::ExpectError(PlanJob(test::TinyJob(folder_.path(), "")), Code::kRefused, "rounding", {"lm_head", "inside the blocks"});
+  JobOptions rounding = test::TinyJob(folder_.path(), "");
+  rounding.allow_rounding = true;
+  const PlannedJob floats = test::Must(PlanJob(rounding));
+  EXPECT_EQ(test::FindPlanned(floats.plan, "lm_head.weight")->dtype, Dtype::kF16);
+  EXPECT_EQ(floats.plan.config.Find("quantization_config")->Find("lm_head"), nullptr);
+  const PlannedJob kept = test::PlanOf(folder_.path(), "gptqmodel");
+  EXPECT_EQ(test::FindPlanned(kept.plan, "lm_head.qweight")->source, PlannedTensor::Source::kCopy);
+  EXPECT_EQ(kept.plan.config.Find("quantization_config")->Find("lm_head")->AsBool(), true);
 }
 
 }  // namespace
