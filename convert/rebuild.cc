@@ -5,6 +5,7 @@
 
 #include "convert/produce.h"
 #include "formats/base/text.h"
+#include "formats/cast.h"
 
 namespace q2c {
 namespace {
@@ -88,11 +89,17 @@ Status Rebuilder::OpenLinear(const UndoLinear& said, size_t index) {
 
   PlannedLinear& original = originals_[index];
   original = {&linear, said.name, source, linear.traits.shape, Exactness::kSameCodes, "", linear.traits.scale_dtype};
+  if (!said.source_scales.empty()) {
+    const std::optional<Dtype> dtype = DtypeNamed(said.source_scales);
+    if (!dtype.has_value() || !CanCast(linear.traits.scale_dtype, *dtype) || InfoOf(*dtype).block != 1) return Unfit(said, "its scales cannot have had the type it says");
+    original.scale_dtype = *dtype;
+  }
   if (said.source_group_size % said.group_size != 0 || said.source_group_size > said.in_features || said.source_group_size == 0) return Unfit(said, "its groups cannot be joined");
   original.shape.group_size = said.source_group_size;
   original.shape.groups = CeilDiv(said.in_features, said.source_group_size);
   QuantTraits traits = linear.traits;
   traits.shape = original.shape;
+  traits.scale_dtype = original.scale_dtype;
   if (const auto why = source->Refuses(traits)) return Unfit(said, *why);
   return {};
 }
@@ -108,7 +115,7 @@ Status Rebuilder::PlanParts() {
       PlannedTensor tensor;
       tensor.name = fmt::format("{}.{}", said.name, span.part);
       tensor.shape = part->shape(linear.shape);
-      tensor.dtype = part->dtype.value_or(linear.linear->traits.scale_dtype);
+      tensor.dtype = part->dtype.value_or(linear.scale_dtype);
       tensor.bytes = BytesOf(tensor.dtype, tensor.shape).value_or(0);
       tensor.source = PlannedTensor::Source::kEncode;
       tensor.linear = &linear;

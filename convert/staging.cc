@@ -1,18 +1,22 @@
 #include "convert/staging.h"
 
 #include <algorithm>
+#include <charconv>
+#include <map>
+#include <set>
 #include <vector>
 
 #include "formats/base/text.h"
 
 namespace q2c {
 namespace {
+const std::string kMark = ".qwen2-convert";
 const std::string kLock = "lock";
 const std::string kNew = "new";
 const std::string kOld = "old";
 const std::string kLast = "config.json";  // without it no loader takes the folder for a model
 
-std::string RootName(const std::string& name, uint64_t attempt) { return fmt::format(".{}.qwen2-convert{}", name, attempt == 0 ? "" : fmt::format(".{}", attempt)); }
+std::string RootName(const std::string& name, uint64_t attempt) { return fmt::format(".{}{}{}", name, kMark, attempt == 0 ? "" : fmt::format(".{}", attempt)); }
 
 // Nothing, or the first difference of the two folders in words.
 Result<std::string> Difference(const Dir& made, const Dir& there) {
@@ -62,6 +66,27 @@ Result<Staging> Staging::Begin(const std::string& out, const std::string& in, Ov
   QC_TRY(staging.root_->MakeDir(kNew));
   QC_ASSIGN(staging.new_, staging.root_->OpenDir(kNew));
   return staging;
+}
+
+Result<std::vector<Staging::Left>> Staging::FindLeft(const std::vector<std::string>& outs) {
+  std::map<std::string, std::set<std::string>> names;  // by parent
+  for (const std::string& out : outs) names[ParentPath(out)].insert(BaseName(out));
+  std::vector<Left> left;
+  for (const auto& [parent, here] : names) {
+    const Result<Dir> dir = Dir::Open(parent);
+    if (!dir.ok()) continue;  // nothing was ever made there
+    QC_ASSIGN(const std::vector<DirEntry> entries, dir.value().List());
+    for (const DirEntry& entry : entries) {
+      const size_t end = entry.name.rfind(kMark);
+      if (!entry.name.starts_with('.') || end == std::string::npos || !here.contains(entry.name.substr(1, end - 1))) continue;
+      const std::string behind = entry.name.substr(end + kMark.size());
+      uint64_t attempt = 0;
+      const auto [stop, error] = std::from_chars(behind.data() + std::min<size_t>(1, behind.size()), behind.data() + behind.size(), attempt);
+      if (!behind.empty() && (behind[0] != '.' || error != std::errc() || stop != behind.data() + behind.size())) continue;
+      left.push_back({JoinPath(parent, entry.name.substr(1, end - 1)), attempt, JoinPath(parent, entry.name)});
+    }
+  }
+  return left;
 }
 
 Status Staging::Clear(const std::string& out, uint64_t attempt) {

@@ -15,6 +15,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "formats/base/file.h"
 
@@ -30,6 +31,13 @@ class Staging {
   // or is not empty; kTryAgain "locked"; by errno.
   // `attempt`: behind the hidden folder's name, unless 0.
   static Result<Staging> Begin(const std::string& out, const std::string& in, Overwrite overwrite, uint64_t attempt = 0);
+  // The hidden folders beside any of `outs`, whether somebody works in them or died over them.
+  struct Left {
+    std::string out;
+    uint64_t attempt = 0;
+    std::string path;
+  };
+  static Result<std::vector<Left>> FindLeft(const std::vector<std::string>& outs);
   // Removes what an attempt that nobody is working on any more has left. kTryAgain "locked" if somebody is.
   static Status Clear(const std::string& out, uint64_t attempt);
   Staging(Staging&& other) noexcept;

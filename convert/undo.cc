@@ -45,7 +45,7 @@ void AddParts(const Plan& plan, const PlannedLinear& planned, Origins* origins, 
     if (!index.has_value()) {
       index = record->linears.size();
       record->linears.push_back({planned.name, std::string(planned.layout->name), shape.in_features, shape.out_features, shape.bits, planned.shape.group_size,
-                                 std::string(linear.layout->name), shape.group_size});
+                                 std::string(linear.layout->name), shape.group_size, planned.scale_dtype == linear.traits.scale_dtype ? "" : std::string(NameOf(linear.traits.scale_dtype))});
     }
     origins->emplace(*tensor, UndoSpan{UndoSpan::Kind::kPart, info.bytes, *index, 0, std::string(part.suffix)});
   }
@@ -246,7 +246,6 @@ Status CheckUndo(const Plan& plan) {
   }
   for (const auto& [name, linear] : plan.linears) {
     if (linear.order != nullptr || linear.Padded()) return Refused("undo-layout", "linear '{}' gets its channels in another order or number, which --undo does not take back; {}", Escape(name), kInstead);
-    if (linear.quantised() && linear.scale_dtype != linear.linear->traits.scale_dtype) return Refused("undo-cast", "the scales of linear '{}' are stored in another type, which --undo does not take back; {}", Escape(name), kInstead);
   }
   for (const PlannedTensor& tensor : plan.tensors) {
     if (tensor.source != PlannedTensor::Source::kEncode) continue;

@@ -14,7 +14,7 @@ namespace q2c {
 namespace {
 
 constexpr std::string_view kFormat = "qwen2-convert-undo";
-constexpr std::string_view kVersion = "1.0";
+constexpr std::string_view kVersion = "1.1";
 constexpr std::string_view kMajor = "1.";
 constexpr size_t kDigestChars = 64;
 constexpr uint64_t kMaxJson = 32U << 20U;  // parsed, JSON takes many times its size
@@ -167,7 +167,8 @@ Result<UndoRecord> ReadRecord(const Json& json, ByteView literals) {
   }
   for (const Json& item : read.List(json, "linears")) {
     UndoLinear linear{read.Text(item, "name"), read.Text(item, "layout"), read.Number(item, "in_features"), read.Number(item, "out_features"),
-                      read.Number(item, "bits"), read.Number(item, "group_size"), read.Text(item, "source_layout"), read.Number(item, "source_group_size")};
+                      read.Number(item, "bits"), read.Number(item, "group_size"), read.Text(item, "source_layout"), read.Number(item, "source_group_size"), ""};
+    if (const Json* scales = item.Find("source_scales"); scales != nullptr) linear.source_scales = read.Text(scales, "source_scales");
     record.linears.push_back(std::move(linear));
   }
   QC_TRY(read.Check());
@@ -202,6 +203,7 @@ Result<std::vector<std::byte>> PackUndo(const UndoRecord& record) {
     linears.items().push_back(Json::Object({{"name", Json::String(linear.name)}, {"layout", Json::String(linear.layout)}, {"in_features", Json::Integer(linear.in_features)},
                                             {"out_features", Json::Integer(linear.out_features)}, {"bits", Json::Integer(linear.bits)}, {"group_size", Json::Integer(linear.group_size)},
                                             {"source_layout", Json::String(linear.source_layout)}, {"source_group_size", Json::Integer(linear.source_group_size)}}));
+    if (!linear.source_scales.empty()) linears.items().back().Set("source_scales", Json::String(linear.source_scales));
   }
   Json files = Json::Array();
   for (const UndoFile& file : record.files) files.items().push_back(FileJson(file));

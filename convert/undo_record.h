@@ -72,6 +72,7 @@ struct UndoLinear {
   uint64_t group_size = 0;
   std::string source_layout;
   uint64_t source_group_size = 0;  // a multiple of group_size
+  std::string source_scales;       // their float type where it is another one, else ""
 
   friend bool operator==(const UndoLinear&, const UndoLinear&) = default;
 };

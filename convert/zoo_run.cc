@@ -245,7 +245,11 @@ class Worker {
   // What workers left that were killed: staged outputs, where others finished the model, and leases
   // whose outcome is recorded.
   void ClearLeftovers() {
-    for (const Unit& unit : units_) ClearUnrecorded(unit, history_.Of(unit.name).fence);
+    std::vector<std::string> outs;
+    for (const Unit& unit : units_) outs.push_back(JoinPath(plan_.out, unit.model->out));
+    if (const Result<std::vector<Staging::Left>> left = Staging::FindLeft(outs); left.ok()) {
+      for (const Staging::Left& folder : left.value()) (void)Staging::Clear(folder.out, folder.attempt);
+    }
     ClearLeases();
   }
   void ClearLeases() {

@@ -37,20 +37,10 @@ Result<uint64_t> VerifyOutput(const std::string& path) {
 
 // Folders in which outputs grow, beside where they will be.
 Status FindStaging(const ZooSummary& summary, std::vector<std::string>* left) {
-  std::map<std::string, std::set<std::string>> names;  // by parent
-  for (const ZooRow& row : summary.rows) {
-    const std::string path = JoinPath(summary.plan->out, row.model->out);
-    names[ParentPath(path)].insert(BaseName(path));
-  }
-  for (const auto& [parent, outs] : names) {
-    const Result<Dir> dir = Dir::Open(parent);
-    if (!dir.ok()) continue;
-    QC_ASSIGN(const std::vector<DirEntry> entries, dir.value().List());
-    for (const DirEntry& entry : entries) {
-      const size_t ours = entry.name.find(".qwen2-convert", 1);
-      if (entry.name.starts_with('.') && ours != std::string::npos && outs.contains(entry.name.substr(1, ours - 1))) left->push_back(JoinPath(parent, entry.name));
-    }
-  }
+  std::vector<std::string> outs;
+  for (const ZooRow& row : summary.rows) outs.push_back(JoinPath(summary.plan->out, row.model->out));
+  QC_ASSIGN(const std::vector<Staging::Left> found, Staging::FindLeft(outs));
+  for (const Staging::Left& folder : found) left->push_back(folder.path);
   return {};
 }
 

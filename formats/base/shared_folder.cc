@@ -95,7 +95,7 @@ Result<uint64_t> VisitLines(const InputFile& file, uint64_t* offset, uint64_t li
       kept.clear();
     }
     kept.append(piece, begin);
-    if (kept.size() > limit) return Malformed("line", "file '{}': the line at byte {} is longer than {} bytes", Escape(file.path()), *offset, limit);
+    if (kept.size() > limit) return MakeError(Code::kMalformed, "line", "file '{}': the line at byte {} is longer than {} bytes", Escape(file.path()), *offset, limit);
   }
   return uint64_t{kept.size()};
 }

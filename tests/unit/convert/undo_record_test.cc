@@ -28,7 +28,7 @@ UndoRecord Example() {
   UndoRecord record;
   record.tool_version = "9.8.7";
   record.outputs = {{"model.safetensors", 500, kA}};
-  record.linears = {{"x.q_proj", "awq-gemm", 64, 32, 4, 32, "gptq-v1", 64}};
+  record.linears = {{"x.q_proj", "awq-gemm", 64, 32, 4, 32, "gptq-v1", 64, ""}, {"y.q_proj", "awq-gemm", 64, 32, 4, 32, "gptq-v1", 32, "BF16"}};
   UndoFile file;
   file.name = "old.safetensors";
   file.mode = 0640;
@@ -47,13 +47,14 @@ UndoRecord Example() {
 // Written out from the description of the format.
 const std::string kJson =
     R"({"tool":"9.8.7","outputs":[{"name":"model.safetensors","bytes":500,"sha256":")" + kA +
-    R"("}],"linears":[{"name":"x.q_proj","layout":"awq-gemm","in_features":64,"out_features":32,"bits":4,"group_size":32,"source_layout":"gptq-v1","source_group_size":64}],)"
+    R"("}],"linears":[{"name":"x.q_proj","layout":"awq-gemm","in_features":64,"out_features":32,"bits":4,"group_size":32,"source_layout":"gptq-v1","source_group_size":64},)"
+    R"({"name":"y.q_proj","layout":"awq-gemm","in_features":64,"out_features":32,"bits":4,"group_size":32,"source_layout":"gptq-v1","source_group_size":32,"source_scales":"BF16"}],)"
     R"("files":[{"name":"old.safetensors","mode":"640","bytes":100,"sha256":")" + kB +
     R"(","spans":[["bytes",5],["zeros",50],["copy",25,0,475],["part",20,0,"qzeros"]],"patches":[[1,1],[60,2]]},)"
     R"({"name":"empty","mode":"0","bytes":0,"sha256":")" + kA + R"(","spans":[],"patches":[]}]})";
 const std::string kLiterals = "HEAD\nxyz";
 
-Bytes File(const std::string& body, const std::string& version = "1.0") {
+Bytes File(const std::string& body, const std::string& version = "1.1") {
   const std::string text = "qwen2-convert-undo " + version + " " + Sha256::Of(AsBytes(body)) + "\n" + body;
   return ZstdCompress(AsBytes(text));
 }
@@ -72,7 +73,7 @@ TEST(UndoRecordTest, IsTheTextThatIsDescribed) {
   const std::string text(reinterpret_cast<const char*>(content.data()), content.size());  // NOLINT
   const std::string body = text.substr(text.find('\n') + 1);
   const std::string json = body.substr(0, body.find('\n'));
-  EXPECT_EQ(text.substr(0, text.find('\n')), "qwen2-convert-undo 1.0 " + Sha256::Of(AsBytes(body)));
+  EXPECT_EQ(text.substr(0, text.find('\n')), "qwen2-convert-undo 1.1 " + Sha256::Of(AsBytes(body)));
   EXPECT_TRUE(Must(ParseJson(json)) == Must(ParseJson(kJson))) << json;
   EXPECT_EQ(body.substr(json.size() + 1), kLiterals);
   EXPECT_EQ(Must(UnpackUndo(File(kJson + "\n" + kLiterals))), Example());
@@ -112,7 +113,7 @@ TEST(UndoRecordTest, RefusesWhatCannotBe) {
       {"[\"copy\",25,0,475]", "[\"copy\",25,1,475]"},
       {"[\"copy\",25,0,475]", "[\"copy\",25,0,476]"},
       {"[\"copy\",25,0,475]", "[\"copy\",25,0,18446744073709551615]"},
-      {"[\"part\",20,0,\"qzeros\"]", "[\"part\",20,1,\"qzeros\"]"},
+      {"[\"part\",20,0,\"qzeros\"]", "[\"part\",20,2,\"qzeros\"]"},
       {"[\"part\",20,0,\"qzeros\"]", "[\"part\",20,0,7]"},
       {"[[1,1],[60,2]]", "[[60,2],[1,1]]"},
       {"[[1,1],[60,2]]", "[[1,1],[99,2]]"},

@@ -161,6 +161,7 @@ TEST_F(UndoTest, RecordsThatDoNotFitTheOutputAreRefused) {
     refused([&](UndoLinear* linear) { linear->source_group_size = wrong; });
     refused([&](UndoLinear* linear) { linear->bits = wrong; });
   }
+  for (const char* wrong : {"F17", "I32", "F64", "Q8_0"}) refused([&](UndoLinear* linear) { linear->source_scales = wrong; });
   // What fits, but is not the truth, is found by the digest.
   UndoRecord record = good;
   for (UndoLinear& linear : record.linears) linear.source_layout = "gptq-v1";
@@ -200,7 +201,7 @@ TEST_F(UndoTest, JoinsGroupsThatWereSplit) {
   const std::string scales(reinterpret_cast<const char*>(model.At(name + ".scales").bytes.data()), 2 * 64);  // NOLINT: of the first
   UndoRecord record;
   record.tool_version = "test";
-  record.linears = {{name, "gptq-v1", 64, 64, 4, 32, "gptq-v1", 64}};
+  record.linears = {{name, "gptq-v1", 64, 64, 4, 32, "gptq-v1", 64, ""}};
   UndoFile file;
   file.name = "scales";
   file.mode = 0644;

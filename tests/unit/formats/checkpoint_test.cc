@@ -66,7 +66,7 @@ TEST_F(CheckpointTest, IndexesThatLie) {
   expect(R"({"a": "s1.safetensors", "b": "s1.safetensors", "c": "s1.safetensors"})", Code::kMalformed, "index-tensor", {"'b'"});
   expect(R"({"a": "s1.safetensors", "b": "s2.safetensors", "c": "s1.safetensors", "d": "s1.safetensors"})", Code::kMalformed, "index-tensor", {"'d'"});
   expect(R"({"a": "s1.safetensors", "b": "s3.safetensors", "c": "s1.safetensors"})", Code::kMalformed, "shard-missing", {"s3.safetensors"});
-  expect(R"({"a": "x.bin"})", Code::kRefused, "container-mixed", {"x.bin"});
+  expect(R"({"a": "x.bin"})", Code::kRefused, "container-pickle", {"x.bin"});
   expect(R"({"a": 1})", Code::kMalformed, "index-map", {"'a'"});
   expect("[]", Code::kMalformed, "index-map", {});
   expect(R"({"a": "s1.safetensors", "a": "s2.safetensors"})", Code::kMalformed, "json-duplicate-key", {});

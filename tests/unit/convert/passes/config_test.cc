@@ -14,7 +14,7 @@ class ConfigPass : public testing::Test {
   ConfigPass() : model_(test::MakeTiny()) {}
   Result<PlannedJob> Plan() {
     model_.Write(folder_.path());
-    return PlanJob(test::TinyJob(folder_.path(), ""));
+    return PlanJob(test::TinyJob(folder_.path(), "", target_));
   }
   // A key as it comes out; "absent" if it does not.
   std::string Out(const std::string& key) {
@@ -28,6 +28,7 @@ class ConfigPass : public testing::Test {
   }
   const test::TempFolder folder_;
   test::TinyModel model_;
+  std::string target_ = "transformers-4.x";
 };
 
 TEST_F(ConfigPass, StrictTypes) {
@@ -35,7 +36,7 @@ TEST_F(ConfigPass, StrictTypes) {
   EXPECT_EQ(Out("rms_norm_eps", "1"), "1.0");
   EXPECT_EQ(Out("initializer_range", "0"), "0.0");
   EXPECT_EQ(Out("use_cache", "null"), "true");
-  EXPECT_EQ(Out("use_cache", "false"), "false");
+  EXPECT_EQ(Out("use_cache", "false"), "true");  // training turned it off
   EXPECT_EQ(Out("use_sliding_window", "null"), "false");
   EXPECT_EQ(Out("max_window_layers", "null"), "28");
   EXPECT_EQ(Out("max_window_layers", "21"), "21");
@@ -65,6 +66,7 @@ TEST_F(ConfigPass, DtypeFollowsTheScales) {
   model_.config.erase("torch_dtype");
   EXPECT_EQ(Out("dtype", "\"bfloat16\""), "\"float16\"");
   EXPECT_EQ(Out("torch_dtype"), "\"float16\"");
+  target_ = "gptqmodel";  // which takes either type
   for (const test::TinyLinear& linear : test::TinyLinears()) model_.At(linear.name + ".scales").dtype = "BF16";
   EXPECT_EQ(Out("torch_dtype"), "\"bfloat16\"");
   model_.config["torch_dtype"] = "\"float32\"";
