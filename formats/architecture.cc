@@ -301,7 +301,7 @@ std::vector<Place> Architecture::Places(const Skeleton& skeleton, const std::str
     if (const auto found = skeleton.names.find(numbered.pattern); found != skeleton.names.end() && IsPart(part)) {
       std::vector<Place> places = found->second;
       for (Place& place : places) place.name = NumbersIn(place.name, numbered);
-      const bool known = std::ranges::all_of(places, [&](const Place& place) { return skeleton.linears.contains(place.name) || skeleton.tensors.contains(place.name + "." + part); });
+      const bool known = std::ranges::all_of(places, [&skeleton, &suffix = part](const Place& place) { return skeleton.linears.contains(place.name) || skeleton.tensors.contains(place.name + "." + suffix); });
       for (Place& place : places) place.name += "." + part;
       if (known) return places;
     }

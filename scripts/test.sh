@@ -5,7 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 preset="${1:-release}"
 [ $# -eq 0 ] || shift
-scripts/packages.sh
+[ "$preset" = asan ] && extra="clang-14 libclang-rt-14-dev" || extra=
+scripts/packages.sh $extra
 scripts/build.sh "$preset" -DQ2C_TESTS=ON  # quickstart.sh may have turned them off
 folder=build
 [ "$preset" = release ] || folder="build-$preset"

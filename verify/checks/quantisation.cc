@@ -122,7 +122,7 @@ void CheckParts(const Model& model, Findings* findings) {
       if (linear.layout->Part(suffix) != nullptr || suffix == "bias") continue;
       findings->Add("quant-part", fmt::format("linear '{}' is stored as {}, which has no part '{}'", Escape(name), linear.layout->name, Escape(suffix)), {model.info(index).name});
     }
-    const bool says = std::ranges::any_of(linear.layout->parts, [&](const PartCodec& part) { return (part.components & kSizes) != 0 && linear.Part(part.suffix).has_value(); });
+    const bool says = std::ranges::any_of(linear.layout->parts, [&stored = linear](const PartCodec& part) { return (part.components & kSizes) != 0 && stored.Part(part.suffix).has_value(); });
     if (!says) continue;
     Result<QuantLinear> decoded = DecodeLinear(model, linear, kSizes);
     if (!decoded.ok()) findings->Add(std::move(decoded).TakeError().Within(fmt::format("linear '{}'", Escape(name))));

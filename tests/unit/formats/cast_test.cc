@@ -194,9 +194,10 @@ TEST(CastTest, BlocksAsFloats) {
   const auto f8 = WordsOf<float>(Casted(q8, Dtype::kQ8_0, Dtype::kF32));
   const auto f40 = WordsOf<float>(Casted(q40, Dtype::kQ4_0, Dtype::kF32));
   const auto f41 = WordsOf<float>(Casted(q41, Dtype::kQ4_1, Dtype::kF32));
-  for (int i = 0; i < 32; ++i) {
-    const int nibble = i < 16 ? i : 31 - i;
-    EXPECT_EQ(f8[i], 1.5F * static_cast<float>(i - 16));
+  for (size_t i = 0; i < 32; ++i) {
+    const auto index = static_cast<int>(i);
+    const int nibble = index < 16 ? index : 31 - index;
+    EXPECT_EQ(f8[i], 1.5F * static_cast<float>(index - 16));
     EXPECT_EQ(f40[i], 1.5F * static_cast<float>(nibble - 8));
     EXPECT_EQ(f41[i], 1.5F * static_cast<float>(nibble) - 2.0F);
   }

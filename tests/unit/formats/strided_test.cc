@@ -151,7 +151,7 @@ TEST(StridedTest, WhatWasGatheredIsKeptForAWhile) {
   // An expanded one may be large: what is kept stays below its limit, and larger ones are not kept.
   TensorInfo large = View(Dtype::kU8, {70U << 20U}, {0}, 0);
   Data byte(1);
-  for (const size_t file : {2, 3, 4, 2}) {
+  for (const size_t file : {2U, 3U, 4U, 2U}) {
     large.file = file;
     test::Must(gathered.Read(large, 5, byte, read));
   }

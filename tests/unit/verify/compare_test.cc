@@ -85,9 +85,9 @@ TEST_F(Compare, OneZeroFieldOffByOne) {
   for (const auto& [g, n] : std::vector<std::pair<uint64_t, uint64_t>>{{0, 0}, {1, 7}, {2, 63}}) {
     std::filesystem::remove_all(out_);
     Convert();
-    Change(kDown + ".qzeros", [&](Bytes* qzeros) {
-      const uint32_t field = test::GetZeroField(*qzeros, 4, 64, g, n);
-      test::PutZeroField(qzeros, 4, 64, g, n, (field + 1) & 15U);
+    Change(kDown + ".qzeros", [group = g, output = n](Bytes* qzeros) {
+      const uint32_t field = test::GetZeroField(*qzeros, 4, 64, group, output);
+      test::PutZeroField(qzeros, 4, 64, group, output, (field + 1) & 15U);
     });
     ExpectError(Run(), Code::kFindings, "exact-linear", {kDown, "zero point", fmt::format("group {}, output {}", g, n)});
   }
@@ -299,7 +299,7 @@ TEST_F(CompareChannels, PaddingIsSeenToBeZero) {
   for (const auto& [linear, outputs, k, n] : {std::tuple(kDown, 64U, 97U, 5U), std::tuple(std::string("model.layers.0.mlp.up_proj"), 128U, 3U, 100U)}) {
     std::filesystem::remove_all(out_);
     Pad();
-    Change(linear + ".qweight", [&](Bytes* qweight) { test::PutCode(qweight, 4, outputs, k, n, (test::GetCode(*qweight, 4, outputs, k, n) + 1) & 15U); });
+    Change(linear + ".qweight", [out = outputs, input = k, output = n](Bytes* qweight) { test::PutCode(qweight, 4, out, input, output, (test::GetCode(*qweight, 4, out, input, output) + 1) & 15U); });
     ExpectError(Run(), Code::kFindings, "exact-padding", {linear, fmt::format("input {}, output {}", k, n)});
   }
   // What was there is compared as ever.

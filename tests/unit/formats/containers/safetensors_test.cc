@@ -76,7 +76,7 @@ TEST(SafetensorsReader, EveryDtypeHasItsSize) {
            {"BOOL", 8}, {"U8", 8}, {"I8", 8}, {"F8_E5M2", 8}, {"F8_E4M3", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"I16", 16}, {"U16", 16}, {"F16", 16},
            {"BF16", 16}, {"I32", 32}, {"U32", 32}, {"F32", 32}, {"C64", 64}, {"F64", 64}, {"I64", 64}, {"U64", 64}, {"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6}}) {
     const uint64_t bytes = 4 * bits / 8;
-    const auto header = [&](uint64_t end) { return fmt::format(R"({{"t":{{"dtype":"{}","shape":[2,2],"data_offsets":[0,{}]}}}})", name, end); };
+    const auto header = [&dtype = name](uint64_t end) { return fmt::format(R"({{"t":{{"dtype":"{}","shape":[2,2],"data_offsets":[0,{}]}}}})", dtype, end); };
     EXPECT_TRUE(ParseHeader(header(bytes), bytes).ok()) << name;
     ExpectError(ParseHeader(header(bytes + 1), bytes + 1), Code::kMalformed, "safetensors-size", {"'t'"});
   }
