@@ -72,7 +72,7 @@ Result<QuantLinear> Make(const Plan& plan, const PlannedLinear& planned, uint8_t
   linear.nearest_zeros = planned.linear->traits.nearest_zeros;
   if (planned.order != nullptr) (planned.orders_inputs ? ReorderInputs : ReorderOutputs)(*planned.order, &linear);
   // One group stays one, however many inputs are added.
-  if (stored.inputs == source.in_features && planned.shape.groups > 1) SplitGroups(planned.shape.group_size, &linear);
+  if (stored.inputs == source.in_features && std::max(planned.shape.groups, source.groups) > 1) SplitGroups(planned.shape.group_size, &linear);
   if (!planned.Padded()) return linear;
   std::vector<uint16_t> last_zeros;
   if (stored.inputs < tile.inputs && stored.outputs > 0 && (components & kCodes) != 0) {

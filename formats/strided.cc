@@ -133,7 +133,7 @@ Status GatherStrided(const TensorInfo& tensor, uint64_t offset, MutableBytes out
   std::vector<std::byte> whole((last - first) * width);
   std::byte* to = whole.data();
   QC_TRY(gatherer.Range(0, first, last, tensor.offset, &to));
-  std::memcpy(out.data(), whole.data() + offset % width, out.size());
+  std::ranges::copy(MutableBytes(whole).subspan(offset % width, out.size()), out.begin());
   return {};
 }
 
