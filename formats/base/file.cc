@@ -280,7 +280,8 @@ Result<Fd> OutputFile::Open() const {
 Status OutputFile::Preallocate(uint64_t bytes) const {
   if (bytes == 0) return {};
   QC_ASSIGN(const Fd fd, Open());
-  const int error = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(bytes));
+  int error = EINTR;  // which it returns, too, instead of setting errno
+  while (error == EINTR) error = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(bytes));
   if (error == 0 || error == EOPNOTSUPP || error == EINVAL) return {};
   return FromErrno(error, "reserving room for", dir_->PathOf(name_));
 }
