@@ -67,7 +67,7 @@ Result<ZooRecord> Convert(const ModelTask& task) {
   const auto start = std::chrono::steady_clock::now();
   QC_ASSIGN(const PlannedJob planned, PlanJob(job));
 #ifdef Q2C_TEST_DAMAGE
-  if (task.crash) ::raise(SIGSEGV);
+  if (task.crash) (void)::raise(SIGSEGV);
 #endif
   QC_TRY(MakeParent(task.out, model.out));
   QC_ASSIGN(const JobReport report, RunJob(planned, job));

@@ -57,7 +57,7 @@ std::string PidSpace() {
   for (const int number : {SIGINT, SIGHUP}) ::sigaction(number, &action, nullptr);
   action.sa_handler = SIG_DFL;
   ::sigaction(SIGTERM, &action, nullptr);
-  (void)::sigprocmask(SIG_SETMASK, &signals, nullptr);
+  (void)::pthread_sigmask(SIG_SETMASK, &signals, nullptr);
   if (const int null = ::open("/dev/null", O_RDONLY | O_CLOEXEC); null >= 0) ::dup2(null, STDIN_FILENO);
   std::string text;
   try {
@@ -143,11 +143,11 @@ Result<uint64_t> Children::Start(const std::function<std::string()>& work) {
   sigset_t every {};
   sigset_t before {};
   ::sigfillset(&every);
-  (void)::sigprocmask(SIG_SETMASK, &every, &before);
+  (void)::pthread_sigmask(SIG_SETMASK, &every, &before);
   const pid_t pid = ::fork();
   if (pid == 0) RunChild(parent, writing.get(), before, work);
   const int why = errno;
-  (void)::sigprocmask(SIG_SETMASK, &before, nullptr);
+  (void)::pthread_sigmask(SIG_SETMASK, &before, nullptr);
   if (pid < 0) return MakeError(Code::kIo, "fork", "no child process: {}", std::strerror(why));  // NOLINT(concurrency-mt-unsafe)
   running_.push_back({next_, pid, std::move(reading), {}});
   return next_++;

@@ -1,6 +1,7 @@
 #include "convert/zoo_report.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <unordered_map>
 
@@ -38,7 +39,7 @@ void Count(const ZooHistory& history, ZooSummary* summary) {
 }
 
 std::string Duration(double seconds) {
-  const auto whole = static_cast<uint64_t>(seconds + 0.5);
+  const auto whole = static_cast<uint64_t>(std::lround(seconds));
   if (whole < 120) return fmt::format("{:.1f} s", seconds);
   if (whole < 7200) return fmt::format("{} min", whole / 60);
   return fmt::format("{} h {} min", whole / 3600, whole / 60 % 60);

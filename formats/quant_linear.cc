@@ -8,6 +8,17 @@
 namespace q2c {
 namespace {
 
+// Eight codes of 4 bits at a time: halves are moved apart until each has a byte.
+void UnpackNibbles(const uint32_t* words, uint64_t count, uint8_t* codes) {
+  for (uint64_t w = 0; w < count; ++w) {
+    uint64_t spread = words[w];
+    spread = (spread | (spread << 16U)) & 0x0000FFFF0000FFFFU;
+    spread = (spread | (spread << 8U)) & 0x00FF00FF00FF00FFU;
+    spread = (spread | (spread << 4U)) & 0x0F0F0F0F0F0F0F0FU;
+    Store(reinterpret_cast<std::byte*>(codes + 8 * w), spread);  // NOLINT: codes are bytes
+  }
+}
+
 // Widths that never straddle a word: a loop the compiler vectorises.
 template <uint32_t kBits>
 void UnpackWords(const uint32_t* words, uint64_t count, uint8_t* codes) {
@@ -169,7 +180,7 @@ void UnpackRow(const QuantLinear& linear, uint64_t output, uint8_t* codes) {
   const QuantShape& s = linear.shape;
   const uint64_t count = s.WordsPerRow();
   const uint32_t* words = linear.codes.data() + output * count;
-  if (s.bits == 4) return UnpackWords<4>(words, count, codes);
+  if (s.bits == 4) return UnpackNibbles(words, count, codes);
   if (s.bits == 8) return UnpackWords<8>(words, count, codes);
   if (s.bits == 2) return UnpackWords<2>(words, count, codes);
   uint64_t pending = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 
 #include "formats/base/text.h"
@@ -37,8 +38,8 @@ std::string Word(double x, double y, std::string_view text, std::string_view anc
 std::string Rule(double x, double height) { return fmt::format("<line x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"0\" y2=\"{1:.1f}\" class=\"g\"/>\n", x, height); }
 
 struct Range {
-  double low = INFINITY;
-  double high = -INFINITY;
+  double low = std::numeric_limits<double>::infinity();
+  double high = -std::numeric_limits<double>::infinity();
   double sum = 0;
   uint64_t count = 0;
   void Add(double value) {
@@ -162,7 +163,10 @@ std::string ScalePlot(const AuditReport& report) {
   const auto x = [&](double value) { return kLabel + 14 + (kWidth - kLabel - 28) * (value - from) / (to - from); };
   const double height = kRow * static_cast<double>(layers.size());
   std::string svg = Open(height + kFoot, "Smallest to largest scale in each layer, on a logarithmic axis");
-  for (double power = from; power <= to; power += 1) svg += Rule(x(power), height) + Word(x(power), height + 13, fmt::format("1e{:.0f}", power));
+  for (int step = 0; step <= static_cast<int>(to - from); ++step) {
+    const double power = from + step;
+    svg += Rule(x(power), height) + Word(x(power), height + 13, fmt::format("1e{:.0f}", power));
+  }
   double y = 0;
   for (const auto& [layer, range] : layers) {
     svg += Label(y, fmt::format("layer {}", layer));

@@ -12,9 +12,10 @@ Grid WeightGrid(const QuantShape&, uint64_t) { return {{Axis::kOutputs, 1, 1}, {
 Status DecodeDense(ByteView /*bytes*/, QuantLinear* /*linear*/) { return Internal("a dense weight has no codes"); }
 
 // scale · (code − zero) is exact in float32 for 16-bit scales, and rounded once to what is stored.
+
 // A group has at most 2^bits different weights: they are computed once, then looked up.
 template <typename T, typename Narrow>
-void EncodeRows(const QuantLinear& linear, MutableBytes out, const Narrow& narrow) {
+void EncodeByTable(const QuantLinear& linear, MutableBytes out, const Narrow& narrow) {
   const QuantShape& s = linear.shape;
   const uint64_t values = s.MaxCode() + 1;
   const bool scattered = !linear.group_index.empty() && !IsTrivial(linear.group_index, s.group_size);
@@ -44,8 +45,44 @@ void EncodeRows(const QuantLinear& linear, MutableBytes out, const Narrow& narro
   }
 }
 
+// The same where narrowing is a few integer operations: then computing each weight, several at
+// once, is faster than looking it up. `narrow` need not know NaN and infinity.
+template <typename T, typename Narrow>
+void EncodeDirectly(const QuantLinear& linear, MutableBytes out, const Narrow& narrow) {
+  const QuantShape& s = linear.shape;
+  std::vector<uint8_t> codes(s.in_features);
+  for (uint64_t n = 0; n < s.out_features; ++n) {
+    UnpackRow(linear, n, codes.data());
+    std::byte* row = out.data() + n * s.in_features * sizeof(T);
+    for (uint64_t g = 0; g < s.groups; ++g) {
+      const float scale = linear.Scale(g, n);
+      const auto zero = static_cast<int32_t>(linear.zeros[g * s.out_features + n]);
+      const uint8_t* code = codes.data();
+      const uint64_t end = std::min(s.in_features, (g + 1) * s.group_size);
+      for (uint64_t k = g * s.group_size; k < end; ++k) Store(row + sizeof(T) * k, narrow(scale * static_cast<float>(int32_t{code[k]} - zero)));
+    }
+  }
+}
+
+template <typename T, typename Narrow>
+void EncodeRows(const QuantLinear& linear, MutableBytes out, const Narrow& narrow) {
+  const QuantShape& s = linear.shape;
+  bool direct = !linear.nearest_zeros && (linear.group_index.empty() || IsTrivial(linear.group_index, s.group_size));
+  for (uint64_t i = 0; direct && i < s.groups * s.out_features; ++i) direct = std::isfinite(linear.ScaleAt(i) * static_cast<float>(s.MaxCode()));
+  if constexpr (std::is_same_v<T, float>) {
+    if (direct) return EncodeDirectly<T>(linear, out, narrow);
+  } else {
+    const auto rounded = [](float value) {
+      const auto bits = std::bit_cast<uint32_t>(value);
+      return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16U) & 1U)) >> 16U);
+    };
+    if (direct) return EncodeDirectly<T>(linear, out, rounded);
+  }
+  EncodeByTable<T>(linear, out, narrow);
+}
+
 Status EncodeF16(const QuantLinear& linear, MutableBytes out) {
-  EncodeRows<uint16_t>(linear, out, [](float value) { return FloatToHalf(value); });
+  EncodeByTable<uint16_t>(linear, out, [](float value) { return FloatToHalf(value); });
   return {};
 }
 Status EncodeBf16(const QuantLinear& linear, MutableBytes out) {

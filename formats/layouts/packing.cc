@@ -9,20 +9,32 @@
 namespace q2c {
 namespace {
 
-// Tiles keep both sides in cache: one side is read along its rows, the other written along its own.
-template <typename T>
-void TransposeOf(const std::byte* from, std::byte* to, uint64_t rows, uint64_t columns) {
-  constexpr uint64_t kTile = 64 / sizeof(T);
-  constexpr uint64_t kRun = 128;
-  for (uint64_t r0 = 0; r0 < rows; r0 += kRun) {
-    const uint64_t r1 = std::min(rows, r0 + kRun);
-    for (uint64_t c0 = 0; c0 < columns; c0 += kTile) {
-      const uint64_t c1 = std::min(columns, c0 + kTile);
-      for (uint64_t c = c0; c < c1; ++c) {
-        for (uint64_t r = r0; r < r1; ++r) Store(to + sizeof(T) * (c * rows + r), Load<T>(from + sizeof(T) * (r * columns + c)));
+// In blocks of a whole line of the cache along one side and few along the other, whose rows are
+// the farther apart: rows whose distance is a power of two throw each other out of the cache.
+template <typename T, uint64_t kRows, uint64_t kColumns>
+void TransposeBlocks(const std::byte* from, std::byte* to, uint64_t rows, uint64_t columns) {
+  const auto move = [&](uint64_t r, uint64_t c) { Store(to + sizeof(T) * (c * rows + r), Load<T>(from + sizeof(T) * (r * columns + c))); };
+  for (uint64_t c0 = 0; c0 < columns; c0 += kColumns) {
+    for (uint64_t r0 = 0; r0 < rows; r0 += kRows) {
+      if (c0 + kColumns <= columns && r0 + kRows <= rows) {  // sizes that the compiler knows
+        for (uint64_t c = c0; c < c0 + kColumns; ++c) {
+          for (uint64_t r = r0; r < r0 + kRows; ++r) move(r, c);
+        }
+        continue;
+      }
+      for (uint64_t c = c0; c < std::min(columns, c0 + kColumns); ++c) {
+        for (uint64_t r = r0; r < std::min(rows, r0 + kRows); ++r) move(r, c);
       }
     }
   }
+}
+
+template <typename T>
+void TransposeOf(const std::byte* from, std::byte* to, uint64_t rows, uint64_t columns) {
+  constexpr uint64_t kLine = 64 / sizeof(T);
+  constexpr uint64_t kFew = 8;
+  if (columns >= rows) TransposeBlocks<T, kFew, kLine>(from, to, rows, columns);
+  else TransposeBlocks<T, kLine, kFew>(from, to, rows, columns);
 }
 
 std::optional<std::string> FirstInexact(const QuantLinear& linear, Dtype dtype, std::string_view what, double (*value)(double scale, double zero)) {
