@@ -356,6 +356,16 @@ std::optional<std::string> Architecture::CanonicalName(const Skeleton& skeleton,
   return std::nullopt;
 }
 
+std::vector<std::string> Architecture::ModuleNames(const std::string& canonical) const {
+  std::vector<std::string> names = {canonical};
+  const Json* nested = definition.Find("modules");
+  if (nested == nullptr) return names;
+  for (const auto& [prefix, longer] : nested->members()) {
+    if (canonical.starts_with(prefix)) names.push_back(longer.text() + canonical.substr(prefix.size()));
+  }
+  return names;
+}
+
 bool Architecture::IsDerived(std::string_view name) const {
   const auto& patterns = definition.Find("drop")->items();
   return std::ranges::any_of(patterns, [&](const Json& pattern) { return GlobMatch(pattern.text(), name); });

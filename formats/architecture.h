@@ -112,6 +112,8 @@ struct Architecture {
   // Has it a vision tower, and is this canonical name in it?
   bool HasVision() const { return definition.Find("vision") != nullptr; }
   bool IsVision(std::string_view canonical) const { return HasVision() && canonical.starts_with(definition.Find("vision")->text()); }
+  // What loaders call the module of a canonical linear: its name, and where newer ones nest it, that name too.
+  std::vector<std::string> ModuleNames(const std::string& canonical) const;
   // A buffer that belongs in no checkpoint, such as rotary_emb.inv_freq.
   bool IsDerived(std::string_view name) const;
 };

@@ -100,6 +100,12 @@ void AddConfig(const CheckInput& input, Json* facts) {
   facts->Set("rope", Text(modern_only ? "new-form-only" : "both-or-old"));
 }
 
+// A vision model under the names from before transformers 4.52.
+bool FlatVision(const Model& model) {
+  const auto flat = [](const TensorInfo& tensor) { return tensor.name.starts_with("model.layers."); };
+  return model.architecture.HasVision() && std::ranges::any_of(model.checkpoint->tensors(), flat);
+}
+
 }  // namespace
 
 Json FactsOf(const CheckInput& input, const Findings& findings, const Maker& maker, const std::string& unreadable) {
@@ -127,6 +133,7 @@ Json FactsOf(const CheckInput& input, const Findings& findings, const Maker& mak
     facts.Set("bits", Json::Array(std::move(bits)));
     facts.Set("symmetric", Json::Bool(census.symmetric));
     facts.Set("cpu_group_sizes", Json::Bool(census.cpu_groups));
+    facts.Set("flat_vision", Json::Bool(FlatVision(model)));
     facts.Set("vllm_group_sizes", Json::Bool(census.vllm_groups));
     facts.Set("zeros", Text(census.stored.contains("gptq") ? model.zero_verdict.convention == ZeroConvention::kV2 ? "v2" : "v1" : ""));
     facts.Set("label_wrong", Json::Bool(findings.Has("zero-label")));

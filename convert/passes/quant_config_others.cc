@@ -19,6 +19,15 @@ std::vector<std::string> FloatLinears(const Plan& plan) {
   return names;
 }
 
+// Under every name that a loader of compressed-tensors has for them.
+std::vector<std::string> ModuleNames(const Plan& plan, const std::vector<std::string>& linears) {
+  std::vector<std::string> names;
+  for (const std::string& linear : linears) {
+    for (std::string& name : plan.model->architecture.ModuleNames(linear)) names.push_back(std::move(name));
+  }
+  return names;
+}
+
 Json StringList(const std::vector<std::string>& texts) {
   Json list = Json::Array();
   for (const std::string& text : texts) list.items().push_back(Json::String(text));
@@ -65,11 +74,11 @@ Status WriteCompressedTensorsConfig(Plan* plan) {
   for (const auto& [kind, names] : kinds) {
     Json weights = Json::Object({{"num_bits", Number(kind.bits)}, {"type", Text("int")}, {"symmetric", Flag(kind.symmetric)}, {"strategy", Text(kind.group_size < 0 ? "channel" : "group")},
                                  {"group_size", kind.group_size < 0 ? Json() : Number(kind.group_size)}, {"dynamic", Flag(false)}});
-    groups.Set(fmt::format("group_{}", number++), Json::Object({{"targets", kinds.size() == 1 ? StringList({"Linear"}) : StringList(names)}, {"format", Text("pack-quantized")},
+    groups.Set(fmt::format("group_{}", number++), Json::Object({{"targets", kinds.size() == 1 ? StringList({"Linear"}) : StringList(ModuleNames(*plan, names))}, {"format", Text("pack-quantized")},
                                                                 {"weights", std::move(weights)}, {"input_activations", Json()}, {"output_activations", Json()}}));
   }
   Json block = Json::Object({{"quant_method", Text("compressed-tensors")}, {"format", Text("pack-quantized")}, {"quantization_status", Text("compressed")}, {"config_groups", std::move(groups)},
-                             {"ignore", StringList(FloatLinears(*plan))}, {"kv_cache_scheme", Json()}, {"global_compression_ratio", Json()}});
+                             {"ignore", StringList(ModuleNames(*plan, FloatLinears(*plan)))}, {"kv_cache_scheme", Json()}, {"global_compression_ratio", Json()}});
   Replace(plan, "quantization_config", std::move(block), "what the linears are stored as; compressed-tensors takes no keys of others");
   return {};
 }

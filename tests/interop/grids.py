@@ -1,10 +1,12 @@
 """What a source checkpoint holds, by the description of its layout alone: codes, zero points and scales.
 
 Every linear comes back as a Grid: one code, zero point and scale for each weight, [out, in], so that a weight is
-scale * (code - zero) whatever the layout. Nothing here is shared with the tool. Sources may be GPTQ v1 or v2, AWQ
+scale * (code - zero) whatever the layout. First-generation Qwen and nested vision models come back under the names
+that the output has, c_attn as q, k and v. Nothing here is shared with the tool. Sources may be GPTQ v1 or v2, AWQ
 (GEMM, GEMV, GEMV fast), compressed-tensors (dense or padded words), serialised Marlin or MLX; MLX has no integer
 zero points, so there `zero` is -bias / scale and `offset` is the bias.
 """
+import copy
 import json
 import pathlib
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 # Behind the stack's own packages: there is a gguf.py in that folder, and judges want the library of that name.
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "oracle"))
 from decode import OracleError, bit_stream, read_checkpoint, read_file  # noqa: E402
+from families import flat_config, flat_name, qwen2_name  # noqa: E402
 
 AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]  # nibble p of a word holds column 8c + AWQ_ORDER[p]
 NO_BIAS = ("o_proj", "gate_proj", "up_proj", "down_proj")
@@ -34,6 +37,13 @@ class Grid:
         self.carried = self.offset  # -scale·zero as it is stored, where it is
         self.groups = groups
         self.act_order = bool((group != runs).any())
+
+    def outputs(self, rows):
+        """The grid of some of its outputs."""
+        part = copy.copy(self)
+        part.codes, part.zero, part.scale = self.codes[rows], self.zero[rows], self.scale[rows]
+        part.offset, part.carried = (None if each is None else each[rows] for each in (self.offset, self.carried))
+        return part
 
     def with_carried(self):
         """What a layout of offsets holds: the stored ones, as they are."""
@@ -154,11 +164,26 @@ def mlx(weight, parts, bits):
     return Grid(bits, codes, zero, scale, parts, offset=offset)
 
 
+def output_name(name):
+    """What the output calls a tensor. First-generation Qwen's c_attn keeps its name: it becomes three (cut_c_attn)."""
+    return flat_name(name) if ".c_attn." in name else qwen2_name(flat_name(name))
+
+
+def cut_c_attn(held, size_of, rows_of):
+    """Replaces what first-generation Qwen holds of q, k and v together, outputs one after another, by the three."""
+    for name in [name for name in held if ".attn.c_attn" in name]:
+        front, end = name.split(".attn.c_attn")
+        whole, layer = held.pop(name), front.split(".")[-1]
+        size = size_of(whole) // 3
+        for i, part in enumerate("qkv"):
+            held[f"model.layers.{layer}.self_attn.{part}_proj{end}"] = rows_of(whole, slice(i * size, (i + 1) * size))
+
+
 def read(folder):
     """({linear: Grid}, {other tensor: float32 array}); biases of linears that have none, and are zero, are left out."""
     folder = pathlib.Path(folder)
-    tensors = read_checkpoint(folder)
-    config = json.loads((folder / "config.json").read_text())
+    tensors = {output_name(name): tensor for name, tensor in read_checkpoint(folder).items()}
+    config = flat_config(json.loads((folder / "config.json").read_text()))
     quantization = config.get("quantization_config") or config.get("quantization") or {}
     grids = {}
     names = {name.rsplit(".", 1)[0] for name in tensors}
@@ -184,6 +209,8 @@ def read(folder):
             grids[name] = decoders[version](parts)
     used = {f"{name}.{part}" for name in grids for part in PARTS} | {f"{name}.weight" for name in grids}
     others = {name: tensor.float32() for name, tensor in tensors.items() if name not in used}
+    cut_c_attn(grids, lambda grid: len(grid.codes), Grid.outputs)
+    cut_c_attn(others, len, lambda array, rows: array[rows])
     for name in [name for name in others if name.endswith(".bias") and name.split(".")[-2] in NO_BIAS]:
         if not others[name].any():
             del others[name]

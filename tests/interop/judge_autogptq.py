@@ -4,7 +4,7 @@ from auto_gptq import AutoGPTQForCausalLM
 from auto_gptq.nn_modules.qlinear import qlinear_marlin
 from safetensors.torch import load_file
 
-from judging import NotRun, config_of, run, same_names, same_numbers, source_of, within
+from judging import NotRun, config_of, is_classifier, run, same_names, same_numbers, source_of, within
 
 ALLOWED = 5e-3  # transformers 4.40 keeps cos and sin in float16; seen: up to 2.3e-3
 
@@ -47,6 +47,8 @@ def judge(out, fixture):
         raise NotRun("AutoGPTQ 0.7.1 does not know this format")
     if config_of(out)["model_type"] != "qwen2":
         raise NotRun(f"AutoGPTQ 0.7.1 has no {config_of(out)['model_type']}")
+    if is_classifier(out):
+        raise NotRun("AutoGPTQ builds causal language models only")
     model = AutoGPTQForCausalLM.from_quantized(str(out), device="cpu", use_safetensors=True, use_triton=False,
                                                disable_exllama=True, disable_exllamav2=True, use_marlin=False,
                                                inject_fused_attention=False, inject_fused_mlp=False)

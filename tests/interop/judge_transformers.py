@@ -3,9 +3,9 @@ import os
 
 os.cpu_count = lambda: 4  # GPTQModel's thread pools want more than two workers
 from judging import NotRun, config_of, holds_float32, require, run, within  # noqa: E402
+from model_class import loader_class, token_logits  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from transformers import AutoModelForCausalLM  # noqa: E402
 
 KINDS = ("missing", "unexpected", "mismatched")
 # Largest difference of a logit, of 10 or so. Dense files and compressed-tensors (which dequantises into the dtype of
@@ -35,16 +35,12 @@ def judge(out, fixture):
             # By default it makes room for unpacked zero points and refuses every correct file.
             from transformers import CompressedTensorsConfig
             arguments["quantization_config"] = CompressedTensorsConfig(dequantize=True)
-    model, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True, **arguments)
+    model, info = loader_class(out).from_pretrained(out, output_loading_info=True, **arguments)
     for what in KINDS:
         names = sorted(map(str, info[f"{what}_keys"]))
         require(not names, f"{len(names)} {what}: {', '.join(names[:2])}")
-    torch.nn.Module.float(model)
-    model.eval()
     reference = load_file(fixture / "expected.safetensors")
-    with torch.no_grad():
-        logits = model(reference["input_ids"].reshape(1, -1)).logits[0].float()
-    difference = (logits - reference["logits"]).abs().max().item()
+    difference = (token_logits(model, reference["input_ids"]) - reference["logits"]).abs().max().item()
     allowed = 5e-3 if method == "gptq" and holds_float32(out) else ALLOWED.get(method, ALLOWED[kind])
     return "clean, " + within("logits within", difference, allowed)
 

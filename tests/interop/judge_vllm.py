@@ -8,7 +8,7 @@ import gc  # noqa: E402
 import numpy as np  # noqa: E402
 from vllm import LLM, SamplingParams  # noqa: E402
 
-from judging import NotRun, config_of, divergence, expected, run, within  # noqa: E402
+from judging import NotRun, config_of, divergence, expected, is_classifier, run, within  # noqa: E402
 
 ALLOWED = {"float16": 1e-5, "bfloat16": 1e-4}  # bfloat16 configs make it compute in bfloat16
 
@@ -23,6 +23,8 @@ def judge(out, fixture):
     config = config_of(out)
     if bits_of(config) not in (4, None):
         raise NotRun(f"vLLM has no kernel for {bits_of(config)} bits on a CPU")
+    if is_classifier(out):
+        raise NotRun("vLLM gives log-probabilities of causal language models only")
     ids, wanted = expected(fixture)
     words = wanted.shape[1]
     model = LLM(str(out), max_model_len=64, max_logprobs=words, enforce_eager=True, skip_tokenizer_init=True)

@@ -45,10 +45,6 @@ COUNTER_PROOFS = [
 ]
 
 
-# Left out of the matrix, whose judges load causal language models only, or have not been tried on them yet; run.py and
-# the oracle have them.
-NOT_IN_MATRIX = ("autogptq-0.7.1-qwen1-int4-g64", "gptqmodel-7.7-qwen3-moe-int4-g64", "gptqmodel-7.7-qwen2-vl-int4-g64", "gptqmodel-7.7-qwen2.5-vl-int4-g128", "optimum-2.3-classifier-int4-g128")
-
 # The matrix of fixtures and targets (matrix.py). What a target must refuse follows from what its layout can hold; the
 # facts of a fixture are those of facts.py, which decodes it without the tool.
 
@@ -71,15 +67,17 @@ NOT_RAGGED = (CANNOT_HOLD, ragged)
 FOUR_BITS = (CANNOT_HOLD, lambda facts: facts["bits"] != 4)
 SYMMETRIC = (CANNOT_HOLD, lambda facts: not facts["symmetric"])
 VLLM_KERNELS = (CANNOT_HOLD, lambda facts: facts["bits"] not in (4, 8) or not splits_into(facts, (0, 32, 64, 128)))
+# GPTQModel wants the names of newer transformers: with those written here it misses every quantised linear.
+NESTED_NAMES = ("[target-architecture]", lambda facts: facts["vision"])
 VERSION_1 = (CANNOT_HOLD, lambda facts: facts["zero_0"])
 
 # target: (finding, condition) pairs; one that holds is enough. A target that is not here is not judged.
 REFUSES = {
-    "optimum-1.19": [VERSION_1, ("[target-architecture]", lambda facts: facts["model_type"] in ("qwen3", "qwen3_moe"))],
+    "optimum-1.19": [VERSION_1, ("[target-architecture]", lambda facts: facts["vision"] or facts["model_type"] in ("qwen3", "qwen3_moe"))],
     "transformers-4.x": [VERSION_1],
     "transformers-5.x": [("[target-architecture]", lambda facts: facts["model_type"].endswith("_moe"))],
-    "gptqmodel": [],
-    "gptqmodel-v2": [],
+    "gptqmodel": [NESTED_NAMES],
+    "gptqmodel-v2": [NESTED_NAMES],
     "compressed-tensors": [NO_ACT_ORDER, NOT_RAGGED],
     "vllm": [NO_ACT_ORDER, NOT_RAGGED, VLLM_KERNELS],
     "vllm-gptq": [NO_ACT_ORDER, NOT_RAGGED, VLLM_KERNELS, SYMMETRIC],
@@ -90,7 +88,8 @@ REFUSES = {
                (CANNOT_HOLD, lambda facts: any(inputs % 128 or outputs % 256
                                                for inputs, outputs, _ in facts["shapes"]))],
     "mlx": [NO_ACT_ORDER, NOT_RAGGED, (CANNOT_HOLD, lambda facts: not splits_into(facts, (32, 64, 128)))],
-    "gguf": [NO_ACT_ORDER, (CANNOT_HOLD, lambda facts: not splits_into(facts, (32,))),
+    "gguf": [("[vision-gguf]", lambda facts: facts["vision"]), ("[gguf-name]", lambda facts: facts["head"] == "score"),
+             NO_ACT_ORDER, (CANNOT_HOLD, lambda facts: not splits_into(facts, (32,))),
              (CANNOT_HOLD, lambda facts: facts["bits"] == 8 and not facts["int8"])],
     "dense-fp32": [],
     "dense-fp16": [],

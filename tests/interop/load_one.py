@@ -24,8 +24,9 @@ warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-import transformers  # noqa: E402
 from transformers import GPTQConfig  # noqa: E402
+
+from model_class import loader_class, token_logits  # noqa: E402
 
 NAMES_SHOWN = 4
 
@@ -46,25 +47,12 @@ def loader_arguments(stack, checkpoint):
     return arguments
 
 
-def loader_class(checkpoint):
-    """The one that a user of such a model would name."""
-    name = (json.loads((checkpoint / "config.json").read_text()).get("architectures") or [""])[0]
-    if "_VLFor" in name or "2VLFor" in name:
-        return transformers.AutoModelForImageTextToText if hasattr(transformers, "AutoModelForImageTextToText") else transformers.AutoModelForVision2Seq
-    return transformers.AutoModelForSequenceClassification if "SequenceClassification" in name else transformers.AutoModelForCausalLM
-
-
 def load(stack, checkpoint, expected):
     """The loader's report and the largest difference of a logit; a classifier's are those of every token."""
     model, info = loader_class(checkpoint).from_pretrained(
         checkpoint, output_loading_info=True, **loader_arguments(stack, checkpoint))
-    # The kernels load as float16; from here on float32 is exact. Newer classes refuse their own float().
-    torch.nn.Module.float(model)
-    model.eval()
     reference = load_file(expected)
-    with torch.no_grad():
-        result = model(reference["input_ids"].reshape(1, -1), output_hidden_states=True)
-        logits = (model.score(result.hidden_states[-1]) if hasattr(model, "score") else result.logits)[0].float()
+    logits = token_logits(model, reference["input_ids"])
     return info, (logits - reference["logits"]).abs().max().item()
 
 

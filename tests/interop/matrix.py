@@ -193,7 +193,7 @@ def main():
     stacks = run.chosen(arguments.stacks, dict.fromkeys(stack for _, stack, _ in limits.JUDGES.values()), "stack")
     targets = run.chosen(arguments.targets, known, "target")
     bundled = sorted(path.parent.name for path in run.FIXTURES.glob("*/checkpoint"))
-    fixtures = run.chosen(arguments.fixtures, [name for name in bundled if name not in limits.NOT_IN_MATRIX], "fixture")
+    fixtures = run.chosen(arguments.fixtures, bundled, "fixture")
     (run.STACK_DIR / "home" / "tmp").mkdir(parents=True, exist_ok=True)
     facts = facts_of(fixtures, stacks[0])
     with tempfile.TemporaryDirectory(prefix="qwen2-matrix-") as scratch:

@@ -15,7 +15,7 @@ std::string VerdictOf(const std::string& loader, const std::string& facts) { ret
 
 constexpr const char* kSound =
     R"({"container": "safetensors", "standard_names": true, "unreadable": false, "metadata_format": true, "model_type": "qwen2", "model_type_known": true, "remote_code_needed": false, "rope": "both-or-old",
-        "config_says": "gptq", "quantised": true, "stored": ["gptq"], "bits": [4], "symmetric": true, "zeros": "v1", "label_wrong": false, "wrapped": false, "cpu_group_sizes": true, "vllm_group_sizes": true,
+        "config_says": "gptq", "quantised": true, "stored": ["gptq"], "bits": [4], "symmetric": true, "zeros": "v1", "label_wrong": false, "wrapped": false, "cpu_group_sizes": true, "vllm_group_sizes": true, "flat_vision": false,
         "extra_biases": 0, "missing_biases": 0, "derived_buffers": 0, "routers_replaced": false, "marlin_flag": false, "sym_said": true, "desc_act_said": false, "findings": []})";
 
 std::string With(const std::string& key, const std::string& value) {
@@ -36,6 +36,8 @@ TEST(ForecastTest, EveryLoaderDecidesAndNamesATarget) {
 TEST(ForecastTest, OneFactMakesTheDifference) {
   EXPECT_EQ(VerdictOf("t5", kSound), "clean");
   EXPECT_EQ(VerdictOf("t5", With("extra_biases", "8")), "reports");
+  EXPECT_EQ(VerdictOf("gptqmodel", kSound), "clean");
+  EXPECT_EQ(VerdictOf("gptqmodel", With("flat_vision", "true")), "refuses");
   EXPECT_EQ(VerdictOf("t4.40-o1.19", With("extra_biases", "8")), "clean");
   EXPECT_EQ(VerdictOf("t4.40-o1.19", With("missing_biases", "8")), "wrong");
   EXPECT_EQ(VerdictOf("t4.57", With("rope", "\"new-form-only\"")), "wrong");
