@@ -37,6 +37,7 @@ Manifest BeginManifest(const Plan& plan, const JobOptions& options, bool in_plac
     for (const std::string& id : *ids) list.items().push_back(Json::String(id));
     manifest.options.Set(key, std::move(list));
   }
+  if (plan.model->architecture.IsGeneric()) manifest.options.Set("arch", Json::String("generic"));
   if (options.text_only) manifest.options.Set("text_only", Json::Bool(true));
   if (options.allow_rounding) manifest.options.Set("allow_rounding", Json::Bool(true));
   if (options.undo) manifest.options.Set("undo", Json::Bool(true));
@@ -240,7 +241,7 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   PlannedJob job;
   QC_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(options.in, options.links));
   job.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
-  QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros, options.text_only}));
+  QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros, options.text_only, nullptr, options.generic}));
   job.model = std::make_unique<Model>(std::move(model));
   QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs), options.group_size, options.pad_intermediate}));
   if (options.undo) QC_TRY(CheckUndo(job.plan));

@@ -33,6 +33,7 @@ struct JobOptions {
   std::optional<std::string> layout;
   bool allow_rounding = false;
   bool text_only = false;
+  bool generic = false;            // take a model whose architecture is not known as it is
   Links links = Links::kRefuse;
   Overwrite overwrite = Overwrite::kRefuse;
   uint64_t attempt = 0;            // behind the name of the staging folder, unless 0

@@ -31,6 +31,7 @@ po::options_description VisibleOptions() {
       ("verify-read", text("FROM"), "cache: read back what programs would see (default); device: drop the cache first")
       ("layout", text("NAME"), "layout of the quantised linears, where the target takes several")
       ("allow-rounding", "accept values that change by rounding; the report says by how much")
+      ("arch", text("generic"), "where the architecture is not known, take the model as it is: nothing renamed, no bias judged, no forward pass")
       ("text-only", "leave out the vision tower, for a target that has no place for it")
       ("group-size", text("N"), "split groups into groups of N inputs; N has to divide their size")
       ("pad-intermediate", text("N"), "add channels of zeros between gate/up and down, to a multiple of N (tensor parallelism)")
@@ -137,6 +138,10 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
     job.jobs = static_cast<unsigned>(*jobs);
   }
   if (given.count("layout") != 0) job.layout = text("layout");
+  if (given.count("arch") != 0) {
+    constexpr Choice<bool> kArchitectures[] = {{"generic", true}};
+    QC_ASSIGN(job.generic, Choose("arch", text("arch"), kArchitectures));
+  }
   job.text_only = given.count("text-only") != 0;
   job.allow_rounding = given.count("allow-rounding") != 0;
   if (given.count("force") != 0) job.overwrite = Overwrite::kReplace;

@@ -77,7 +77,27 @@ std::map<std::string, size_t, std::less<>> Plan::ByName() const {
   return names;
 }
 
+namespace {
+
+// What cannot be done with a model of which only the tensors are known.
+Status CheckGeneric(const Model& model, const Target& target, const PlanOptions& options) {
+  if (!model.architecture.IsGeneric()) return {};
+  const auto refuse = [&](std::string_view what, std::string_view why) {
+    return Refused("arch-generic", "{}: model_type '{}' is not known and taken as it is (--arch=generic), but {}", what, Escape(model.architecture.model_type), why);
+  };
+  const bool mlx = std::ranges::any_of(target.layouts, [](const LayoutRule& rule) { return rule.layout->method == "mlx"; });
+  const std::string named = fmt::format("target '{}'", target.name);
+  if (target.container == Container::kGguf) return refuse(named, "a GGUF file names tensors and settings in words of its own, which nobody can tell for it");
+  if (mlx) return refuse(named, "mlx-lm quantises by the names of modules, embeddings included, and which these are nobody can tell");
+  if (target.biases == BiasPolicy::kEveryQuantised) return refuse(named, "its loaders build a bias on every quantised linear, and where one belongs nobody can tell");
+  if (options.pad_intermediate.has_value()) return refuse("--pad-intermediate", "which linears feed which nobody can tell");
+  return {};
+}
+
+}  // namespace
+
 Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOptions& options) {
+  QC_TRY(CheckGeneric(model, target, options));
   for (const auto& [type, why] : target.refuses_architectures) {
     if (type != model.architecture.model_type) continue;
     const auto first = std::ranges::find_if(model.linears, [](const auto& entry) { return entry.second.quantised(); });

@@ -55,11 +55,14 @@ Json NotesJson(const std::vector<Note>& notes) {
   return list;
 }
 
+// What the model is read as.
+std::string ArchitectureOf(const Model& model) { return model.architecture.IsGeneric() ? "generic" : model.architecture.model_type; }
+
 }  // namespace
 
 std::string PlanText(const Plan& plan, bool every_tensor) {
   const Model& model = *plan.model;
-  std::string out = fmt::format("input   '{}': {}, {} layers, {} tensors in {} files\n", Escape(model.checkpoint->path()), model.class_name, model.skeleton.layers,
+  std::string out = fmt::format("input   '{}': {}, {} layers, {} tensors in {} files\n", Escape(model.checkpoint->path()), ClassText(model), model.skeleton.layers,
                                 model.checkpoint->tensors().size(), model.checkpoint->files().size());
   for (const std::string& line : LinearKinds(model)) out += fmt::format("        {}\n", line);
   if (!model.zero_verdict.evidence.empty()) out += fmt::format("        zero points: {}\n", model.zero_verdict.evidence);
@@ -146,6 +149,7 @@ Json PlanJson(const Plan& plan) {
   return Json::Object({{"schema", Json::Integer(1)},
                        {"input", Json::String(model.checkpoint->path())},
                        {"class", Json::String(model.class_name)},
+                       {"architecture", Json::String(ArchitectureOf(model))},
                        {"target", Json::String(plan.target.name)},
                        {"layout", Json::String(Join(plan.LayoutNames(), "+"))},
                        {"exactness", Json::String(NameOf(plan.Worst()))},
@@ -168,7 +172,7 @@ Json PlanSummaryJson(const Plan& plan) {
     done.items().push_back(Json::Object({{"action", Json::String(key.first)}, {key.first == "drop" ? "why" : "exactness", Json::String(key.second)}, {"tensors", Json::Integer(uint64_t{deed.names.size()})},
                                          {"example", Json::String(deed.names.front())}, {"reason", Json::String(deed.reason)}}));
   }
-  return Json::Object({{"found", Json::Object({{"class", Json::String(model.class_name)}, {"layers", Json::Integer(model.skeleton.layers)}, {"tensors", Json::Integer(uint64_t{model.checkpoint->tensors().size()})},
+  return Json::Object({{"found", Json::Object({{"class", Json::String(model.class_name)}, {"architecture", Json::String(ArchitectureOf(model))}, {"layers", Json::Integer(model.skeleton.layers)}, {"tensors", Json::Integer(uint64_t{model.checkpoint->tensors().size()})},
                                                {"linears", std::move(linears)}, {"zero_points", Json::String(model.zero_verdict.evidence)}, {"notes", NotesJson(plan.notes)}})},
                        {"done", std::move(done)},
                        {"repairs", RepairsDoneJson(plan)},

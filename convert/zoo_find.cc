@@ -102,6 +102,7 @@ std::string LineOf(const std::string& root, const std::string& out, const std::s
     if (identity.ok()) model.identity = identity.value();
     QC_ASSIGN(const PlannedJob planned, PlanJob(job));
     QC_TRY(Status(identity.ok() ? Status() : Status(identity.error())));
+    model.generic = planned.model->architecture.IsGeneric();
     model.output_bytes = planned.plan.OutputBytes();
     model.seconds = kSecondsPerModel + static_cast<double>(model.bytes + model.output_bytes) / kBytesPerSecond;
     return {};
@@ -149,13 +150,16 @@ void AddNotes(const Walk& walk, const Dir& home, FoundZoo* zoo) {
   if (walk.links > 0) zoo->notes.push_back(fmt::format("{} links to folders were not followed", walk.links));
   std::map<std::string, size_t> identities;
   size_t copies = 0;
+  size_t generic = 0;
   uint64_t needed = 0;
   for (const ZooModel& model : zoo->plan.models) {
     if (model.refused.has_value()) continue;
     copies += identities[model.identity]++ > 0 ? 1 : 0;
+    generic += model.generic ? 1 : 0;
     needed += model.output_bytes;
   }
   if (copies > 0) zoo->notes.push_back(fmt::format("{} models are equal to another one; each is written", copies));
+  if (generic > 0) zoo->notes.push_back(fmt::format("{} models are of no known architecture and would be taken as they are", generic));
   const Result<uint64_t> room = FreeBytes(home);
   needed += needed / 100;
   if (room.ok() && room.value() < needed) {

@@ -196,7 +196,7 @@ std::string ModelTable(const ZooSummary& summary, const std::string& reports) {
     const ZooRow& row = *rows[i];
     const bool done = row.state == State::kDone;
     const std::string_view state = done ? "done" : row.state == State::kFailed ? "failed" : "open";
-    out += fmt::format("<tr><td>{}</td><td class=\"{}\">{}</td><td class=\"n\">{}</td>", Html(row.model->in), state, state, HumanBytes(row.model->bytes));
+    out += fmt::format("<tr><td>{}{}</td><td class=\"{}\">{}</td><td class=\"n\">{}</td>", Html(row.model->in), row.model->generic ? " <small>of no known architecture, taken as it is</small>" : "", state, state, HumanBytes(row.model->bytes));
     if (!row.outcome.has_value()) {
       out += "<td></td><td></td><td></td><td></td><td></td></tr>\n";
       continue;

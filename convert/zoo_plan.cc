@@ -124,6 +124,7 @@ std::string PlanLine(const ZooModel& model) {
     const Error& error = *model.refused;
     json.Set("refused", Json::Object({{"exit", Json::Integer(static_cast<int>(error.code))}, {"id", Json::String(error.id)}, {"message", Json::String(error.message)}}));
   } else {
+    if (model.generic) json.Set("architecture", Json::String("generic"));
     json.Set("output_bytes", Json::Integer(model.output_bytes));
     json.Set("seconds", Json::Number(fmt::format("{:.1f}", model.seconds)));
   }
@@ -157,6 +158,8 @@ Result<ZooModel> ParsePlanLine(std::string_view line) {
   }
   if (!StaysBelow(model.in)) return Malformed("zoo-plan-path", "the input '{}' is no path below the root", Escape(model.in));
   if (!StaysBelow(model.out)) return Malformed("zoo-plan-path", "the output '{}' is no path below the folder of outputs", Escape(model.out));
+  const Json* architecture = json.Find("architecture");
+  model.generic = architecture != nullptr && architecture->text() == "generic";
   QC_ASSIGN(model.output_bytes, NumberOf(json, "output_bytes"));
   model.seconds = json.Find("seconds") != nullptr ? json.Find("seconds")->AsDouble().value_or(0) : 0;
   return model;

@@ -20,6 +20,7 @@ struct ZooModel {
   double seconds = 0;                // expected
   std::vector<std::string> options;  // of qwen2-convert, as on its command line
   std::optional<Error> refused;      // then there is no output to expect
+  bool generic = false;              // of no known architecture: taken as it is
 
   // What the journals know it by: changes with everything that may change the output.
   std::string Unit() const;
@@ -50,8 +51,8 @@ struct ZooPlanOption {
   std::string_view name;  // without the dashes
   bool has_value;
 };
-inline constexpr ZooPlanOption kZooPlanOptions[] = {{"target", true}, {"layout", true}, {"shard-size", true}, {"drop", true}, {"zeros", true}, {"only", true}, {"skip", true},
-                                                    {"verify", true}, {"tokens", true}, {"verify-tokens", true}, {"verify-read", true}, {"allow-rounding", false}, {"text-only", false}, {"undo", false}, {"follow-links", false}};
+inline constexpr ZooPlanOption kZooPlanOptions[] = {{"target", true}, {"layout", true}, {"shard-size", true}, {"drop", true}, {"arch", true}, {"zeros", true}, {"only", true}, {"skip", true},
+                                                    {"verify", true}, {"tokens", true}, {"verify-tokens", true}, {"verify-read", true}, {"group-size", true}, {"pad-intermediate", true}, {"allow-rounding", false}, {"text-only", false}, {"undo", false}, {"follow-links", false}};
 std::string ZooPlanOptionNames();  // "--target, --layout, …"
 // Errors: kUsage.
 Status CheckZooOptions(const std::vector<std::string>& options);

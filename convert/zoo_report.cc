@@ -174,6 +174,7 @@ Json ZooReportJson(const ZooSummary& summary) {
   Json models = Json::Array();
   for (const ZooRow& row : summary.rows) {
     Json item = Json::Object({{"model", Json::String(row.model->in)}, {"state", Json::String(NameOf(row.state))}, {"attempts", Json::Integer(row.attempts)}});
+    if (row.model->generic) item.Set("architecture", Json::String("generic"));
     if (row.outcome.has_value()) {
       const Json record = ToJson(*row.outcome);
       for (const auto& [key, value] : record.members()) {
@@ -192,6 +193,11 @@ std::string ZooReportText(const ZooSummary& summary) {
   std::string text = StatusText(summary);
   if (summary.found_equal > 0) text += fmt::format("{} times a worker found that an equal output was there already\n", summary.found_equal);
   if (summary.seconds > 0) text += fmt::format("{} of work, {} of processor time\n", Duration(summary.seconds), Duration(summary.cpu_seconds));
+  std::vector<std::string> generic;
+  for (const ZooRow& row : summary.rows) {
+    if (row.model->generic) generic.push_back(row.model->in);
+  }
+  if (!generic.empty()) text += fmt::format("{} models are of no known architecture and are taken as they are (--arch=generic): {}\n", generic.size(), QuoteSome(generic));
   for (const auto& [id, group] : FailuresByFinding(summary)) {
     text += fmt::format("{} [{}], exit {}: {}: {}\n    {}\n", group.planned ? "refused" : "failed", id, static_cast<int>(group.code), group.models.size(), QuoteSome(group.models), group.message);
   }

@@ -15,13 +15,6 @@ constexpr uint64_t kMaxSize = 1U << 20U;
 constexpr uint64_t kMaxLayers = 1000;
 constexpr uint64_t kMaxLinears = 1'000'000;
 
-// Does the last part of a tensor's name make it a part of a linear?
-bool IsPart(std::string_view suffix) {
-  constexpr std::array<std::string_view, 4> kOthers = {"weight", "bias", "weight_g_idx", "zeros"};
-  if (std::ranges::find(kOthers, suffix) != kOthers.end()) return true;
-  return std::ranges::any_of(Layouts(), [&](const Layout& layout) { return layout.Part(suffix) != nullptr; });
-}
-
 // "vision_config.depth": of an object inside.
 const Json* FindPath(const Json& config, std::string_view path) {
   const size_t dot = path.find('.');
@@ -124,7 +117,7 @@ Json Extend(const Json& base, const Json& derived) {
 
 Result<Json> LoadDefinition(std::string_view model_type) {
   const std::optional<std::string_view> text = EmbeddedText("architectures", model_type);
-  if (!text.has_value()) return Refused("architecture", "architecture '{}' is not known; known are {}", Escape(model_type), Join(KnownArchitectures(), ", "));
+  if (!text.has_value()) return Refused("architecture", "architecture '{}' is not known; known are {}; with --arch=generic it is taken as it is", Escape(model_type), Join(KnownArchitectures(), ", "));
   QC_ASSIGN(const Json json, ParseJson(*text));
   const Json* base = json.Find("extends");
   if (base == nullptr) return json;
@@ -285,6 +278,22 @@ std::pair<std::string, std::string> SplitPart(const std::string& tensor) {
   return {tensor.substr(0, dot), tensor.substr(dot + 1)};
 }
 
+bool IsLinearPart(std::string_view suffix) {
+  constexpr std::array<std::string_view, 4> kOthers = {"weight", "bias", "weight_g_idx", "zeros"};
+  if (std::ranges::find(kOthers, suffix) != kOthers.end()) return true;
+  return std::ranges::any_of(Layouts(), [&](const Layout& layout) { return layout.Part(suffix) != nullptr; });
+}
+
+size_t EndOfBlock(std::string_view name) {
+  for (size_t begin = 0; begin < name.size();) {
+    const size_t end = std::min(name.find('.', begin), name.size());
+    const std::string_view piece = name.substr(begin, end - begin);
+    if (!piece.empty() && std::ranges::all_of(piece, [](char c) { return c >= '0' && c <= '9'; })) return end;
+    begin = end + 1;
+  }
+  return 0;
+}
+
 std::optional<std::string> Architecture::GgufName(const std::string& canonical) const {
   const auto [base, part] = SplitPart(canonical);
   const Numbered numbered = NumbersOut(base);
@@ -298,7 +307,7 @@ std::vector<Place> Architecture::Places(const Skeleton& skeleton, const std::str
   for (;;) {
     const auto [base, part] = SplitPart(rest);
     const Numbered numbered = NumbersOut(base);
-    if (const auto found = skeleton.names.find(numbered.pattern); found != skeleton.names.end() && IsPart(part)) {
+    if (const auto found = skeleton.names.find(numbered.pattern); found != skeleton.names.end() && IsLinearPart(part)) {
       std::vector<Place> places = found->second;
       for (Place& place : places) place.name = NumbersIn(place.name, numbered);
       const bool known = std::ranges::all_of(places, [&skeleton, &suffix = part](const Place& place) { return skeleton.linears.contains(place.name) || skeleton.tensors.contains(place.name + "." + suffix); });
@@ -319,7 +328,7 @@ std::optional<std::string> Architecture::CanonicalName(const Skeleton& skeleton,
     if (skeleton.tensors.contains(candidate)) return true;
     const auto [linear, part] = SplitPart(candidate);
     // MLX quantises the embedding as well.
-    return IsPart(part) && (skeleton.linears.contains(linear) || (part != "bias" && skeleton.IsMatrix(linear + ".weight")));
+    return IsLinearPart(part) && (skeleton.linears.contains(linear) || (part != "bias" && skeleton.IsMatrix(linear + ".weight")));
   };
   const auto [gguf, part] = SplitPart(name);
   const Numbered numbered = NumbersOut(gguf);

@@ -16,6 +16,7 @@ namespace q2c {
 struct ExpectedTensor {
   std::string name;
   Shape shape;
+  bool as_it_is = false;  // of an architecture that is not known: of any type, and perhaps no matrix although it looks like one
 };
 
 // y = x·Wᵀ (+ bias); W is [out_features, in_features].
@@ -61,7 +62,7 @@ struct Skeleton {
   // Is it a tensor of two dimensions, such as an embedding?
   bool IsMatrix(std::string_view tensor) const {
     const auto found = tensors.find(tensor);
-    return found != tensors.end() && found->second.shape.size() == 2;
+    return found != tensors.end() && found->second.shape.size() == 2 && !found->second.as_it_is;
   }
 };
 
@@ -84,6 +85,8 @@ struct Architecture {
   std::string model_type;
   Json definition;  // with what it extends merged in
 
+  // Made from the tensors of a checkpoint (generic_architecture.h): nothing is known but these.
+  bool IsGeneric() const { return definition.Find("generic") != nullptr; }
   // The model classes this family has ("Qwen2ForCausalLM"), the usual one first.
   std::vector<std::string> Classes() const;
 
@@ -117,6 +120,11 @@ struct Architecture {
 
 // Splits "model.layers.0.mlp.up_proj.qweight" into linear and part.
 std::pair<std::string, std::string> SplitPart(const std::string& tensor);
+
+// Can a tensor of this name be a part of a linear?
+bool IsLinearPart(std::string_view suffix);
+// "model.layers.7.mlp.up_proj" -> the end of "model.layers.7", the block that is repeated; 0 if there is none.
+size_t EndOfBlock(std::string_view name);
 
 std::vector<std::string> KnownArchitectures();
 // Errors: kRefused "architecture" with the list of those that are known.

@@ -5,6 +5,7 @@
 
 #include "formats/base/half.h"
 #include "formats/base/text.h"
+#include "formats/generic_architecture.h"
 #include "formats/model_data.h"
 
 namespace q2c {
@@ -13,14 +14,31 @@ namespace {
 // A type in which floats are stored, blocks included.
 bool IsFloat(Dtype dtype) { return IsFloat16Or32(dtype) || InfoOf(dtype).block > 1; }
 
+// An architecture that is not known; what it consists of shows when the settings of the quantisation are read.
+Status TakeAsItIs(const Json& config, const std::string& model_type, Model* model) {
+  const Json* text = config.Find("text_config");
+  if (text != nullptr && text->Find("quantization_config") != nullptr) {
+    return Refused("architecture", "config.json: model_type '{}' is not known, and its quantization_config lies in text_config, where --arch=generic cannot rewrite it; move it to the top", Escape(model_type));
+  }
+  model->architecture = GenericArchitecture(model_type);
+  model->config = config;
+  const Json* classes = config.Find("architectures");
+  const bool named = classes != nullptr && classes->is_array() && !classes->items().empty() && classes->items()[0].is_string();
+  model->class_name = named ? classes->items()[0].text() : model_type;
+  model->notes.push_back({"arch-generic", fmt::format("model_type '{}' is not known, so the model is taken as it is (--arch=generic): no tensor is renamed, no bias is judged, of config.json only dtype, local paths and the quantisation are touched, and there is no forward pass", Escape(model_type))});
+  return {};
+}
+
 // Class and family from config.json.
-Status FindFamily(Model* model) {
+Status FindFamily(const ModelOptions& options, Model* model) {
   const std::optional<Json>& config = model->checkpoint->config();
   if (!config.has_value()) {
     return Malformed("config-missing", "folder '{}' has no config.json; take it from the original model", Escape(model->checkpoint->path()));
   }
   const Json* type = config->Find("model_type");
   if (type == nullptr || !type->is_string()) return Malformed("config-type", "config.json: model_type is missing");
+  const std::vector<std::string> known = KnownArchitectures();
+  if (options.generic && std::ranges::find(known, type->text()) == known.end()) return TakeAsItIs(*config, type->text(), model);
   QC_ASSIGN(model->architecture, FindArchitecture(type->text()));
   QC_ASSIGN(TranslatedConfig translated, model->architecture.Translate(*config));
   model->config = std::move(translated.config);
@@ -119,6 +137,7 @@ Status CheckShapes(const ModelOptions& options, const Model& model) {
       continue;
     }
     const TensorInfo& info = model.info(found->second);
+    if (expected.as_it_is) continue;
     if (info.shape != expected.shape) {
       QC_TRY(options.Keep(Malformed("tensor-shape", "tensor '{}': shape {}, expected {} by config.json", Escape(name), ShapeText(info.shape), ShapeText(expected.shape))));
     }
@@ -226,6 +245,10 @@ std::optional<TensorIndex> Linear::Part(std::string_view suffix) const {
   return found->second;
 }
 
+std::string ClassText(const Model& model) {
+  return Escape(model.class_name) + (model.architecture.IsGeneric() ? ", which is not known and taken as it is" : "");
+}
+
 bool Model::AnyQuantised() const {
   return std::ranges::any_of(linears, [](const auto& entry) { return entry.second.quantised(); });
 }
@@ -233,7 +256,7 @@ bool Model::AnyQuantised() const {
 Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& options) {
   Model model;
   model.checkpoint = &checkpoint;
-  QC_TRY(FindFamily(&model));
+  QC_TRY(FindFamily(options, &model));
   bool quant_readable = true;
   if (Result<std::optional<QuantConfig>> quant = ReadQuantConfig(checkpoint); quant.ok()) {
     model.quant = std::move(quant).value();
@@ -245,6 +268,9 @@ Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& 
     if (const auto foreign = ForeignQuantisation(model.quant->quant_method, {})) {
       QC_TRY(options.Keep(Refused("layout", "{}: quant_method is '{}': {}", model.quant->where, Escape(model.quant->quant_method), *foreign)));
     }
+  }
+  if (model.architecture.IsGeneric()) {
+    QC_ASSIGN(model.skeleton, GenericSkeleton(checkpoint, model.quant, options.drop));
   }
   QC_TRY(AssignTensors(options, &model));
   if (options.text_only) LeaveOutVision(&model);

@@ -51,6 +51,7 @@ struct ModelOptions {
   std::optional<ZeroConvention> zeros;          // said by the user; overrides the evidence
   bool text_only = false;                       // leave out a vision tower
   Defects* defects = nullptr;                   // where to put what is wrong, to go on after it; what is broken is left out of the model
+  bool generic = false;                         // take a model whose architecture is not known as it is
 
   Status Keep(Error error) const { return KeepOrFail(defects, std::move(error)); }
   Status Keep(Status status) const { return KeepOrFail(defects, std::move(status)); }
@@ -79,6 +80,9 @@ struct Model {
   const TensorInfo& info(TensorIndex index) const { return checkpoint->tensors()[index]; }
   bool AnyQuantised() const;
 };
+
+// What the class is, in words: "LlamaForCausalLM, which is not known and taken as it is".
+std::string ClassText(const Model& model);
 
 // Errors: kMalformed for anything missing, superfluous in part, of a wrong shape or value;
 // kRefused for unknown architectures, layouts, tensors ("tensor-unknown") and for zero points

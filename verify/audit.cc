@@ -32,13 +32,13 @@ void NoteUnreadable(const Defects& defects, Subject* subject) {
   }
 }
 
-Status Understand(std::optional<ZeroConvention> zeros, Subject* subject, Defects* defects) {
+Status Understand(std::optional<ZeroConvention> zeros, bool generic, Subject* subject, Defects* defects) {
   Defects found;
-  Result<Model> model = UnderstandModel(*subject->checkpoint, {{}, zeros, false, &found});
+  Result<Model> model = UnderstandModel(*subject->checkpoint, {{}, zeros, false, &found, generic});
   // What this toolchain wrote it also labelled: its word counts where the data do not show it.
   const auto undecided = std::ranges::find(found, "zeros-undecided", &Error::id);
   if (model.ok() && undecided != found.end() && subject->input.HasEntry(kManifestName) && model.value().quant.has_value()) {
-    return Understand(model.value().quant->checkpoint_format == "gptq_v2" ? ZeroConvention::kV2 : ZeroConvention::kV1, subject, defects);
+    return Understand(model.value().quant->checkpoint_format == "gptq_v2" ? ZeroConvention::kV2 : ZeroConvention::kV1, generic, subject, defects);
   }
   defects->insert(defects->end(), std::make_move_iterator(found.begin()), std::make_move_iterator(found.end()));
   if (!model.ok()) return KeepOrFail(defects, std::move(model).TakeError());
@@ -65,7 +65,7 @@ Result<Subject> Read(const std::string& path, const AuditRequest& request, Findi
   const bool has_config = subject.checkpoint->config().has_value();
   const bool config_broken = subject.input.HasEntry(kConfigName) && !has_config;  // said already
   if (!subject.checkpoint->files().empty() && (!subject.input.single_file || has_config) && !config_broken) {
-    QC_TRY(Understand(request.zeros, &subject, &defects));
+    QC_TRY(Understand(request.zeros, request.generic, &subject, &defects));
   }
   for (const Error& defect : defects) findings->Add(defect);
   subject.input.model = subject.model.get();
@@ -142,7 +142,7 @@ void Measure(const Subject& subject, AuditReport* report) {
 }
 
 void Summarise(const Model& model, AuditReport* report) {
-  report->class_name = model.class_name;
+  report->class_name = model.class_name + (model.architecture.IsGeneric() ? " (not known: taken as it is)" : "");
   report->zero_evidence = model.zero_verdict.evidence;
   std::map<std::string, uint64_t> kinds;
   for (const auto& [name, linear] : model.linears) {
@@ -154,6 +154,15 @@ void Summarise(const Model& model, AuditReport* report) {
     report->linears.push_back(std::move(summary));
   }
   for (const auto& [kind, count] : kinds) report->quantisation += fmt::format("{}{} linears {}", report->quantisation.empty() ? "" : "; ", count, kind);
+}
+
+// What speaks against a model of an unknown type is known; that nothing does is not enough.
+void DoubtForecast(const Model& model, std::vector<Forecast>* forecasts) {
+  for (Forecast& forecast : *forecasts) {
+    if (forecast.verdict != "clean" && forecast.verdict != "reports") continue;
+    forecast.verdict = "unknown";
+    forecast.reason = fmt::format("model type '{}' is not known to this program; nothing else speaks against it", Escape(model.architecture.model_type));
+  }
 }
 
 }  // namespace
@@ -191,13 +200,15 @@ Result<AuditReport> RunAudit(const std::string& path, const AuditRequest& reques
   report.maker = FindMaker(input);
   report.facts = FactsOf(input, findings, report.maker, subject.unreadable);
   QC_ASSIGN(report.forecast, ForecastAll(report.facts));
+  const bool generic = input.model != nullptr && input.model->architecture.IsGeneric();
+  if (generic) DoubtForecast(*input.model, &report.forecast);
   report.target = ChooseTarget(subject, request);
   QC_ASSIGN(const Target target, FindTarget(report.target));
   report.findings = findings.Sorted();
   JudgeForTarget(subject, target, &report.findings);
   const std::string plain = path.size() > 1 && path.ends_with('/') ? path.substr(0, path.size() - 1) : path;
   const std::string out = path.starts_with("hf://") ? BaseName(plain) + "-" + report.target : plain + "-" + report.target;
-  report.words = {ShellWord(plain), ShellWord(out), report.target};
+  report.words = {ShellWord(plain), ShellWord(out), report.target + (generic ? " --arch=generic" : "")};
   Measure(subject, &report);
   if (input.model != nullptr) Summarise(*input.model, &report);
   return report;

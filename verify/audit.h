@@ -21,6 +21,7 @@ struct AuditRequest {
   bool check_manifest = false;  // compare with the checksums that are on disk
   std::string target;           // judge and repair for this one; empty: that of the manifest, or one that fits
   std::optional<ZeroConvention> zeros;
+  bool generic = false;  // judge a model whose architecture is not known by its tensors
   Links links = Links::kRefuse;
   unsigned jobs = 1;
   std::function<Status()> check_stop;

@@ -119,7 +119,7 @@ Json FactsOf(const CheckInput& input, const Findings& findings, const Maker& mak
   facts.Set("maker", Text(maker.name));
   AddConfig(input, &facts);
   AddQuantClaims(input, &facts);
-  facts.Set("model_type_known", Json::Bool(input.model != nullptr));
+  facts.Set("model_type_known", Json::Bool(input.model != nullptr && !input.model->architecture.IsGeneric()));
   if (input.model != nullptr) {
     const Model& model = *input.model;
     const Census census = Count(model);

@@ -56,7 +56,7 @@ struct Opened {
 Result<Opened> OpenModel(const std::string& path, const AuditOptions& options) {
   QC_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(path, options.links));
   Opened opened{std::make_unique<Checkpoint>(std::move(checkpoint)), {}};
-  QC_ASSIGN(opened.model, q2c::UnderstandModel(*opened.checkpoint, {{}, options.zeros}));
+  QC_ASSIGN(opened.model, q2c::UnderstandModel(*opened.checkpoint, {{}, options.zeros, false, nullptr, options.generic}));
   return opened;
 }
 

@@ -34,6 +34,7 @@ po::options_description VisibleOptions() {
       ("forward-out", text("FILE"), "with --forward: write input_ids, logits and hidden_states to FILE (safetensors)")
       ("tokens", text("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
       ("verify-tokens", text("N"), "how many ids to spread over the vocabulary instead")
+      ("arch", text("generic"), "where the architecture is not known, judge what the tensors and configs show by themselves")
       ("zeros", text("v1|v2"), "how GPTQ zero points are stored, where the data does not show it")
       ("follow-links", "follow symbolic links wherever they lead")
       ("json", "print one JSON document on standard output")
@@ -70,6 +71,8 @@ Status ReadOptions(const po::variables_map& given, AuditOptions* options) {
     if (zeros != "v1" && zeros != "v2") return Usage("usage", "--zeros={}: expected v1 or v2", Escape(zeros));
     options->zeros = zeros == "v1" ? ZeroConvention::kV1 : ZeroConvention::kV2;
   }
+  if (has("arch") && text("arch") != "generic") return Usage("usage", "--arch={}: expected generic", Escape(text("arch")));
+  options->generic = has("arch");
   if (has("against")) options->against = text("against");
   if (has("forward-out")) options->forward_out = text("forward-out");
   AuditRequest& request = options->request;
@@ -94,6 +97,7 @@ Status ReadOptions(const po::variables_map& given, AuditOptions* options) {
   if (has("follow-links")) options->links = Links::kFollow;
   request.links = options->links;
   request.zeros = options->zeros;
+  request.generic = options->generic;
   request.jobs = options->jobs;
   return {};
 }

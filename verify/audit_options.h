@@ -28,6 +28,7 @@ struct AuditOptions {
   uint64_t spread_tokens = 16;
   std::string forward_out;      // a safetensors file, or empty
   std::optional<ZeroConvention> zeros;
+  bool generic = false;  // take a model whose architecture is not known as it is
   Links links = Links::kRefuse;
   unsigned jobs = 1;
 };

@@ -28,6 +28,13 @@ std::string VectorText(const Shape& shape, const std::string& xxh3) { return Sha
 // Of one value that is no matrix: shape and float32 bits.
 Result<std::string> VectorDigest(const Checkpoint& checkpoint, const TensorInfo& tensor) {
   Xxh3 hash;
+  if (!IsFloat16Or32(tensor.dtype)) {  // of an architecture that is not known: its bytes
+    QC_TRY(checkpoint.Stream(tensor, [&](ByteView piece) -> Status {
+      hash.Update(piece);
+      return {};
+    }));
+    return Sha256::Of(AsBytes(fmt::format("bytes {}\nshape {}\n{}\n", NameOf(tensor.dtype), fmt::join(tensor.shape, "x"), hash.Hex())));
+  }
   QC_TRY(checkpoint.Stream(tensor, [&](ByteView piece) -> Status {
     hash.Update(BytesOfVector(WidenBits(piece, tensor.dtype)));
     return {};

@@ -130,7 +130,13 @@ std::vector<float> ForwardConfig::Frequencies(uint64_t length) const {
   return {plain.begin(), plain.end()};
 }
 
+Status CanRunForward(const Model& model) {
+  if (!model.architecture.IsGeneric()) return {};
+  return MakeError(Code::kNotRun, "forward", "not run: what a model of type '{}' computes is not known", Escape(model.architecture.model_type));
+}
+
 Result<ForwardConfig> ReadForwardConfig(const Model& model) {
+  QC_TRY(CanRunForward(model));
   const Json& config = model.config;
   const Json& defaults = *model.architecture.definition.Find("config");
   const auto number = [&](const char* key) { return Json::Number(defaults.Find(key)->text()).AsDouble().value_or(0); };

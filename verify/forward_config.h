@@ -28,7 +28,9 @@ struct ForwardConfig {
   std::vector<float> Frequencies(uint64_t length) const;
 };
 
-// Errors: kNotRun "forward" for a rope or an activation that the pass does not know;
+// kNotRun "forward" for a model of which only the tensors are known.
+Status CanRunForward(const Model& model);
+// Errors: kNotRun "forward" for such a model, for a rope or an activation that the pass does not know;
 // kMalformed "config-…" for values that make no sense.
 Result<ForwardConfig> ReadForwardConfig(const Model& model);
 

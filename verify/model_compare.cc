@@ -103,6 +103,10 @@ Status MeasureDifference(const Model& a, const Model& b, const RunOptions& optio
     if (x->in_features != y->in_features || x->out_features != y->out_features) return {};
     return MeasureMatrix(*x, *y, options, tensor);
   }
+  for (const Model* model : {&a, &b}) {  // integers have no distance
+    const auto found = model->tensors.find(tensor->name);
+    if (found != model->tensors.end() && !IsFloat16Or32(model->info(found->second).dtype)) return {};
+  }
   QC_ASSIGN(const std::vector<uint32_t> left, VectorBits(a, tensor->name));
   QC_ASSIGN(const std::vector<uint32_t> right, VectorBits(b, tensor->name));
   if (left.size() != right.size()) return {};

@@ -45,8 +45,9 @@ Result<Facts> FactsOf(const Model& model) {
   const GgufModelFiles files{model.config, [&](std::string_view name) { return ReadMember(checkpoint, name); }};
   Facts facts;
   GgufValues values;
-  const uint64_t rows = model.skeleton.tensors.find("model.embed_tokens.weight")->second.shape[0];
-  if (AddGgufTokenizer(files, rows, &values).ok()) {
+  const auto embedding = model.skeleton.tensors.find("model.embed_tokens.weight");  // not there if the architecture is not known
+  const uint64_t rows = embedding == model.skeleton.tensors.end() ? 0 : embedding->second.shape[0];
+  if (rows > 0 && AddGgufTokenizer(files, rows, &values).ok()) {
     for (const auto& [key, value] : values) {
       facts.emplace_back(key, Plain(value));
     }

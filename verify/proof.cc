@@ -140,6 +140,7 @@ struct Setup {
 
 Result<Setup> SetUp(const Model& model, const ProofOptions& options) {
   Setup setup;
+  QC_TRY(CanRunForward(model));
   const uint64_t vocabulary = model.skeleton.tensors.find("model.embed_tokens.weight")->second.shape[0];
   setup.prompt = options.tokens.empty() ? SpreadTokens(vocabulary, options.spread) : options.tokens;
   if (!model.skeleton.linears.contains("lm_head")) return setup;
@@ -300,7 +301,7 @@ Result<Proof> Prove(const Model& source, const Checkpoint& output, const Manifes
   const bool reordered = std::ranges::any_of(manifest.linears, [](const ManifestLinear& linear) { return !linear.order_of.empty(); });
   const Meant meant = rounded ? Meant::kRounded : reordered ? Meant::kReordered : Meant::kEqual;
   QC_TRY(Keep(CheckChannels(source, manifest), &proof));
-  Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest), source.text_only});
+  Result<Model> model = UnderstandModel(output, {{}, ClaimedConvention(manifest), source.text_only, nullptr, source.architecture.IsGeneric()});
   if (!model.ok() && model.error().code != Code::kMalformed && model.error().code != Code::kRefused) return std::move(model).TakeError();
   std::optional<FingerprintPass> fingerprint;
   if (model.ok()) {

@@ -38,9 +38,24 @@ Status DeclareBiases(Plan* plan) {
   return {};
 }
 
+// Of an architecture that is not known every bias stays; that some are zeros is worth a word.
+Status NoteZeroBiases(Plan* plan) {
+  const Model& model = *plan->model;
+  std::vector<std::string> zero;
+  for (const auto& [name, linear] : model.linears) {
+    const std::optional<TensorIndex> bias = linear.Part("bias");
+    if (!bias.has_value() || !linear.quantised()) continue;
+    QC_ASSIGN(const Magnitude size, MeasureTensor(*model.checkpoint, model.info(*bias)));
+    if (size.nonzero == 0) zero.push_back(name + ".bias");
+  }
+  if (!zero.empty()) plan->notes.push_back({"arch-generic-biases", fmt::format("{} biases of quantised linears are all zeros: {}; they are kept, since it is not known whether the architecture has them", zero.size(), QuoteSome(zero, 3))});
+  return {};
+}
+
 }  // namespace
 
 Status PassBiases(Plan* plan) {
+  if (plan->model->architecture.IsGeneric()) return NoteZeroBiases(plan);
   const Model& model = *plan->model;
   const Checkpoint& checkpoint = *model.checkpoint;
   std::set<std::string> stripped;

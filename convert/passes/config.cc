@@ -113,6 +113,11 @@ bool LooksLikeLocalModel(std::string_view text) { return LooksLikeLocalPath(text
 
 namespace {
 
+void EditPrivate(ConfigEditor* editor) {
+  const Json* name = editor->Find("_name_or_path");
+  if (name != nullptr && name->is_string() && LooksLikeLocalModel(name->text())) editor->ErasePrivate("_name_or_path", "a path on the machine that made the file");
+}
+
 // vLLM and LMDeploy take a window that is not in use for one that is.
 void EditWindow(ConfigEditor* editor) {
   const Json* uses = editor->Find("use_sliding_window");
@@ -125,13 +130,16 @@ void EditWindow(ConfigEditor* editor) {
 
 Status PassConfig(Plan* plan) {
   ConfigEditor editor(plan, &plan->config, std::string(kConfigName), "", "config-class");
+  // Of a model that is not known only what the tensors themselves show, and what is private.
+  if (plan->model->architecture.IsGeneric()) {
+    EditPrivate(&editor.As("config-private"));
+    return EditDtype(plan, &editor.As("config-dtype"));
+  }
   const Json* classes = editor.Find("architectures");
   if (classes == nullptr || !classes->is_array() || classes->items().empty()) {
     editor.Set("architectures", Json::Array({Json::String(plan->model->class_name)}), "loaders choose the class by it, and transformers 4.x hides reports without it");
   }
-  if (const Json* name = editor.Find("_name_or_path"); name != nullptr && name->is_string() && LooksLikeLocalModel(name->text())) {
-    editor.As("config-private").ErasePrivate("_name_or_path", "a path on the machine that made the file");
-  }
+  EditPrivate(&editor.As("config-private"));
   editor.As("config-code").Erase("auto_map", "it asks for code from the repository, which a known architecture does not need");
   editor.As("config-unsettable").Erase("use_return_dict", "transformers cannot set it: it is a read-only property");
   for (const char* key : {"attn_implementation", "_attn_implementation", "_attn_implementation_autoset"}) {

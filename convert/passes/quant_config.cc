@@ -21,9 +21,7 @@ std::optional<Json> ModulesInBlock(const Model& model) {
       continue;
     }
     // "model.layers.7.mlp.experts.3.up_proj" -> "mlp.experts.3.up_proj"
-    const size_t layer = name.find(".layers.");
-    const size_t rest = name.find('.', layer + std::string_view(".layers.").size());
-    const std::string relative = name.substr(rest + 1);
+    const std::string relative = name.substr(EndOfBlock(name) + 1);
     std::string folded;
     for (const char c : relative) folded += c >= '0' && c <= '9' ? '*' : c;
     folded.erase(std::unique(folded.begin(), folded.end(), [](char a, char b) { return a == '*' && b == '*'; }), folded.end());

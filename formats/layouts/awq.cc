@@ -289,4 +289,27 @@ Result<std::optional<QuantShape>> DetectAwqGemvFast(const std::string& name, uin
   return Detect(Packing::kFast, kAwqGemvFastParts, name, in_features, out_features, parts, hints);
 }
 
+// In GEMM scales have a column an output and eight outputs share a word.
+std::optional<LinearSizes> AwqGemmSizes(std::span<const TensorInfo* const> parts, const LayoutHints& /*hints*/) {
+  const TensorInfo* qweight = FindMatrix(parts, "qweight");
+  const TensorInfo* scales = FindMatrix(parts, "scales");
+  if (qweight == nullptr || scales == nullptr || qweight->dtype != Dtype::kI32 || scales->shape[1] != 8 * qweight->shape[1]) return std::nullopt;
+  return LinearSizes{qweight->shape[0], scales->shape[1]};
+}
+
+// A row an output in both. Without the word of a config it could also be GPTQ.
+std::optional<LinearSizes> AwqGemvSizes(std::span<const TensorInfo* const> parts, const LayoutHints& hints) {
+  const TensorInfo* qweight = FindMatrix(parts, "qweight");
+  const TensorInfo* scales = FindMatrix(parts, "scales");
+  if (qweight == nullptr || scales == nullptr || qweight->dtype != Dtype::kI32 || hints.method != "awq" || scales->shape[0] != qweight->shape[0]) return std::nullopt;
+  return LinearSizes{8 * qweight->shape[1], qweight->shape[0]};
+}
+
+std::optional<LinearSizes> AwqGemvFastSizes(std::span<const TensorInfo* const> parts, const LayoutHints& /*hints*/) {
+  const TensorInfo* qweight = FindMatrix(parts, "qweight");
+  const TensorInfo* scales = FindMatrix(parts, "scales");
+  if (qweight == nullptr || scales == nullptr || qweight->dtype != Dtype::kI16 || scales->shape[1] != 4 * qweight->shape[0]) return std::nullopt;
+  return LinearSizes{qweight->shape[1], scales->shape[1]};
+}
+
 }  // namespace q2c

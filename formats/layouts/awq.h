@@ -22,5 +22,8 @@ Result<std::optional<QuantShape>> DetectAwqGemv(const std::string& name, uint64_
                                                 std::span<const TensorInfo* const> parts, const LayoutHints& hints);
 Result<std::optional<QuantShape>> DetectAwqGemvFast(const std::string& name, uint64_t in_features, uint64_t out_features,
                                                     std::span<const TensorInfo* const> parts, const LayoutHints& hints);
+std::optional<LinearSizes> AwqGemmSizes(std::span<const TensorInfo* const> parts, const LayoutHints& hints);
+std::optional<LinearSizes> AwqGemvSizes(std::span<const TensorInfo* const> parts, const LayoutHints& hints);
+std::optional<LinearSizes> AwqGemvFastSizes(std::span<const TensorInfo* const> parts, const LayoutHints& hints);
 
 }  // namespace q2c

@@ -178,4 +178,9 @@ Result<std::optional<QuantShape>> DetectCompressedTensors2025(const std::string&
   return Detect(true, name, in_features, out_features, parts, hints);
 }
 
+// (Ten codes a word leave the number of inputs open: they are read only where it is known.)
+std::optional<LinearSizes> CompressedTensorsSizes(std::span<const TensorInfo* const> parts, const LayoutHints& hints) {
+  return SizesByOutput(FindMatrix(parts, "weight_packed"), FindMatrix(parts, "weight_scale"), hints);
+}
+
 }  // namespace q2c

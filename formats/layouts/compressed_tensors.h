@@ -16,6 +16,7 @@ Result<std::optional<QuantShape>> DetectCompressedTensors(const std::string& nam
                                                           std::span<const TensorInfo* const> parts, const LayoutHints& hints);
 Result<std::optional<QuantShape>> DetectCompressedTensors2025(const std::string& name, uint64_t in_features, uint64_t out_features,
                                                               std::span<const TensorInfo* const> parts, const LayoutHints& hints);
+std::optional<LinearSizes> CompressedTensorsSizes(std::span<const TensorInfo* const> parts, const LayoutHints& hints);
 
 // Parts that compressed-tensors shares with other layouts: scales [out, groups], and the
 // canonical code stream [out, words] as it is.

@@ -155,4 +155,16 @@ Result<std::optional<QuantShape>> DetectGptq(const std::string& name, uint64_t i
   return std::optional<QuantShape>(s);
 }
 
+// Outputs are the columns; the zero fields of a group then show the bits, and these the inputs.
+std::optional<LinearSizes> GptqSizes(std::span<const TensorInfo* const> parts, const LayoutHints& /*hints*/) {
+  const TensorInfo* qweight = FindMatrix(parts, "qweight");
+  const TensorInfo* qzeros = FindMatrix(parts, "qzeros");
+  const TensorInfo* scales = FindMatrix(parts, "scales");
+  if (qweight == nullptr || qzeros == nullptr || scales == nullptr || qweight->shape[1] != scales->shape[1]) return std::nullopt;
+  const uint64_t out_features = scales->shape[1];
+  const uint64_t bits = qzeros->shape[1] * 32 / out_features;
+  if (bits == 0) return std::nullopt;
+  return LinearSizes{qweight->shape[0] * 32 / bits, out_features};
+}
+
 }  // namespace q2c

@@ -70,6 +70,12 @@ struct LayoutHints {
   std::optional<int64_t> group_size;
 };
 
+// How many inputs and outputs a linear has.
+struct LinearSizes {
+  uint64_t in_features = 0;
+  uint64_t out_features = 0;
+};
+
 struct Layout {
   std::string_view name;    // "gptq-v1"
   std::string_view method;  // of the config it belongs to: "gptq"
@@ -87,6 +93,10 @@ struct Layout {
   // parts; an error ("quant-shape", "quant-part", "quant-dtype") if they are and do not fit together.
   Result<std::optional<QuantShape>> (*detect)(const std::string& name, uint64_t in_features, uint64_t out_features,
                                               std::span<const TensorInfo* const> parts, const LayoutHints& hints);
+  // The size of a linear that no architecture describes, as its parts show it, with the help of the
+  // hints where they alone do not; detect holds them against it afterwards. Nothing if these are not
+  // this layout's parts or do not show it. Null: they never do.
+  std::optional<LinearSizes> (*sizes)(std::span<const TensorInfo* const> parts, const LayoutHints& hints) = nullptr;
 
   const PartCodec* Part(std::string_view suffix) const;
   bool IsDense() const { return method.empty(); }

@@ -114,4 +114,11 @@ Result<std::optional<QuantShape>> DetectMarlin(const std::string& name, uint64_t
   return std::optional<QuantShape>(shape);
 }
 
+std::optional<LinearSizes> MarlinSizes(std::span<const TensorInfo* const> parts, const LayoutHints& /*hints*/) {
+  const TensorInfo* codes = FindMatrix(parts, "B");
+  const TensorInfo* scales = FindMatrix(parts, "s");
+  if (codes == nullptr || scales == nullptr || codes->dtype != Dtype::kI32 || codes->shape[1] != 2 * scales->shape[1]) return std::nullopt;
+  return LinearSizes{codes->shape[0] * kRowInputs, scales->shape[1]};
+}
+
 }  // namespace q2c

@@ -49,4 +49,10 @@ Result<std::optional<QuantShape>> DetectMlx(const std::string& name, uint64_t in
   return std::optional<QuantShape>(shape);
 }
 
+std::optional<LinearSizes> MlxSizes(std::span<const TensorInfo* const> parts, const LayoutHints& hints) {
+  const TensorInfo* weight = FindMatrix(parts, "weight");
+  if (weight == nullptr || weight->dtype != Dtype::kU32) return std::nullopt;
+  return SizesByOutput(weight, FindMatrix(parts, "scales"), hints);
+}
+
 }  // namespace q2c

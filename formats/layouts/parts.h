@@ -52,6 +52,23 @@ inline Status CheckParts(const std::string& linear, std::span<const TensorInfo* 
   return {};
 }
 
+// The part, if it has two dimensions of some length.
+inline const TensorInfo* FindMatrix(std::span<const TensorInfo* const> parts, std::string_view suffix) {
+  const TensorInfo* part = FindPart(parts, suffix);
+  return part != nullptr && part->shape.size() == 2 && part->shape[0] > 0 && part->shape[1] > 0 ? part : nullptr;
+}
+
+// The size of a linear with a row of words and of scales for each output, which shows the inputs
+// only together with bits and group size; nothing where these contradict each other.
+inline std::optional<LinearSizes> SizesByOutput(const TensorInfo* words, const TensorInfo* scales, const LayoutHints& hints) {
+  if (words == nullptr || scales == nullptr || scales->shape[0] != words->shape[0] || hints.bits.value_or(0) == 0) return std::nullopt;
+  const uint64_t in_features = words->shape[1] * 32 / *hints.bits;
+  const int64_t group_size = hints.group_size.value_or(0);
+  const uint64_t groups = scales->shape[1];
+  if (group_size > 0 ? groups * static_cast<uint64_t>(group_size) != in_features : groups != 1) return std::nullopt;
+  return LinearSizes{in_features, words->shape[0]};
+}
+
 // The shape of a linear of so many groups. A group holds `said` inputs, or as the count shows.
 inline QuantShape ShapeOf(uint64_t in_features, uint64_t out_features, uint64_t groups, uint32_t bits) {
   return {in_features, out_features, groups, CeilDiv(in_features, std::max<uint64_t>(groups, 1)), bits};

@@ -31,15 +31,15 @@ constexpr bool kSameCodes = true;
 // own for a sign of itself, comes after those that share a suffix with it.
 std::span<const Layout> Layouts() {
   static const std::array kLayouts = {
-      // name, method and format in a config, parts, bits, group sizes, ragged, act-order, refuses, rounds, same codes, detect
-      Layout{"awq-gemm", "awq", "gemm", kAwqGemmParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemmRefuses, nullptr, kSameCodes, DetectAwqGemm},
-      Layout{"awq-gemv", "awq", "gemv", kAwqGemvParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvRefuses, nullptr, kSameCodes, DetectAwqGemv},
-      Layout{"awq-gemv-fast", "awq", "gemv_fast", kAwqGemvFastParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvFastRefuses, AwqGemvFastRounds, kSameCodes, DetectAwqGemvFast},
-      Layout{"marlin", "marlin", "marlin", kMarlinParts, kFourBits, kMarlinGroups, !kRagged, !kActOrder, MarlinRefuses, MarlinRounds, kSameCodes, DetectMarlin},
-      Layout{"mlx", "mlx", "affine", kMlxParts, kGptqBits, kMlxGroups, !kRagged, !kActOrder, MlxRefuses, MlxRounds, kSameCodes, DetectMlx},
-      Layout{"gptq-v1", "gptq", "gptq", kGptqV1Parts, kGptqBits, {}, kRagged, kActOrder, GptqV1Refuses, nullptr, kSameCodes, DetectGptq},
-      Layout{"gptq-v2", "gptq", "gptq_v2", kGptqV2Parts, kGptqBits, {}, kRagged, kActOrder, GptqV2Refuses, nullptr, kSameCodes, DetectGptq},
-      Layout{"compressed-tensors", "compressed-tensors", "pack-quantized", kCompressedTensorsParts, kGptqBits, {}, !kRagged, !kActOrder, nullptr, nullptr, kSameCodes, DetectCompressedTensors},
+      // name, method and format in a config, parts, bits, group sizes, ragged, act-order, refuses, rounds, same codes, detect, sizes
+      Layout{"awq-gemm", "awq", "gemm", kAwqGemmParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemmRefuses, nullptr, kSameCodes, DetectAwqGemm, AwqGemmSizes},
+      Layout{"awq-gemv", "awq", "gemv", kAwqGemvParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvRefuses, nullptr, kSameCodes, DetectAwqGemv, AwqGemvSizes},
+      Layout{"awq-gemv-fast", "awq", "gemv_fast", kAwqGemvFastParts, kFourBits, {}, !kRagged, !kActOrder, AwqGemvFastRefuses, AwqGemvFastRounds, kSameCodes, DetectAwqGemvFast, AwqGemvFastSizes},
+      Layout{"marlin", "marlin", "marlin", kMarlinParts, kFourBits, kMarlinGroups, !kRagged, !kActOrder, MarlinRefuses, MarlinRounds, kSameCodes, DetectMarlin, MarlinSizes},
+      Layout{"mlx", "mlx", "affine", kMlxParts, kGptqBits, kMlxGroups, !kRagged, !kActOrder, MlxRefuses, MlxRounds, kSameCodes, DetectMlx, MlxSizes},
+      Layout{"gptq-v1", "gptq", "gptq", kGptqV1Parts, kGptqBits, {}, kRagged, kActOrder, GptqV1Refuses, nullptr, kSameCodes, DetectGptq, GptqSizes},
+      Layout{"gptq-v2", "gptq", "gptq_v2", kGptqV2Parts, kGptqBits, {}, kRagged, kActOrder, GptqV2Refuses, nullptr, kSameCodes, DetectGptq, GptqSizes},
+      Layout{"compressed-tensors", "compressed-tensors", "pack-quantized", kCompressedTensorsParts, kGptqBits, {}, !kRagged, !kActOrder, nullptr, nullptr, kSameCodes, DetectCompressedTensors, CompressedTensorsSizes},
       Layout{"compressed-tensors-2025", "compressed-tensors", "pack-quantized", kCompressedTensors2025Parts, kThreeBits, {}, !kRagged, !kActOrder, nullptr, nullptr, kSameCodes, DetectCompressedTensors2025},
       Layout{"gguf-q4_0", "gguf", "Q4_0", kQ40Parts, kUpToFourBits, kBlockGroups, kRagged, !kActOrder, Q40Refuses, Q40Rounds, !kSameCodes, DetectQ40},
       Layout{"gguf-q4_1", "gguf", "Q4_1", kQ41Parts, kUpToFourBits, kBlockGroups, kRagged, !kActOrder, Q41Refuses, Q41Rounds, kSameCodes, DetectQ41},

@@ -8,6 +8,7 @@
     helper.py add-tensor FILE NAME [COUNT]        adds an F16 tensor of 4 ones, or as many as said, to a safetensors file
     helper.py scatter FIXTURE FOLDER              a fixture of which only down_proj is scattered over its groups
     helper.py set FILE KEY VALUE...               sets keys of a JSON file
+    helper.py foreign CHECKPOINT FOLDER           a checkpoint as a model of an unknown type with tensor names of its own
     helper.py hub CHECKPOINT CACHE NAME           puts a checkpoint into a Hub cache, as links to blobs; prints the snapshot folder
     helper.py tensors FOLDER                      prints 'name dtype shape', sorted
     helper.py json FILE EXPRESSION                checks a Python expression over the parsed file, called 'd'
@@ -77,6 +78,24 @@ def swap_merges(folder):
     path.write_text(json.dumps(tokenizer))
 
 
+def foreign(checkpoint, folder):
+    """Names and config that no architecture has."""
+    shutil.copytree(checkpoint, folder)
+    words = (("model.layers.", "stack.body."), ("self_attn.", "mix."), ("mlp.", "wide."), ("_proj", ""), ("model.embed_tokens", "words"), ("model.norm", "last"), ("lm_head", "out"))
+
+    def rename(tensors):
+        for name in list(tensors):
+            other = name
+            for ours, theirs in words:
+                other = other.replace(ours, theirs)
+            tensors[other] = tensors.pop(name)
+    for path in pathlib.Path(folder).glob("*.safetensors"):
+        edit_tensors(path, rename)
+    config = json.loads((pathlib.Path(folder) / "config.json").read_text())
+    kept = {key: config[key] for key in ("torch_dtype", "quantization_config") if key in config}
+    (pathlib.Path(folder) / "config.json").write_text(json.dumps({"model_type": "other", "architectures": ["OtherModel"], **kept}))
+
+
 def hub(checkpoint, cache, name):
     """As huggingface_hub lays it out: blobs/<digest>, snapshots/<commit>/<file> -> ../../blobs/<digest>, refs/main."""
     commit = hashlib.sha1(name.encode()).hexdigest()
@@ -124,7 +143,7 @@ def stop(signal_name, folder, dashes, *command):
 
 
 if __name__ == "__main__":
-    jobs = {"big": big, "wide": wide, "scatter": scatter, "set": set_keys, "add-tensor": add_tensor, "nan-norm": nan_norm, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
+    jobs = {"big": big, "wide": wide, "scatter": scatter, "set": set_keys, "add-tensor": add_tensor, "nan-norm": nan_norm, "foreign": foreign, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
     if len(sys.argv) < 2 or sys.argv[1] not in jobs:
         sys.exit(__doc__)
     jobs[sys.argv[1]](*sys.argv[2:])

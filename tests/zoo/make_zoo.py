@@ -66,9 +66,14 @@ def break_missing(folder, _):
     return "planned"
 
 
+def break_architecture(folder, _):
+    """Of a type that is not known, which is refused without --arch=generic."""
+    config = json.loads(own(folder / "config.json"))
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    return "planned"
 
 
-BREAKERS = (break_cut, break_config, break_missing)
+BREAKERS = (break_cut, break_config, break_missing, break_architecture)
 
 
 def make(folder, count, seed):

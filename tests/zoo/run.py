@@ -220,6 +220,26 @@ def scenario_two_zoos(options, folder):
     return f"{done} done, {equal} found equal"
 
 
+def scenario_changing(options, folder):
+    """A file that somebody writes to again and again while it is read: tried three times, then failed; the others are done."""
+    zoo = Zoo(options, folder, 20)
+    victim = sorted(model for model, expected in zoo.expected.items() if expected == "done" and not model.startswith("models--"))[0]
+    path = make_zoo.weights(zoo.root / victim)
+    make_zoo.own(path)
+    worker = zoo.start()
+    while worker.poll() is None:
+        os.utime(path)
+    zoo.wait((1,), [worker])
+    zoo.check({victim: "changed-during-read"})
+    tries = [record["event"] for record in zoo.records() if record["model"] == victim]
+    expect(tries == ["try-again", "try-again", "failed"], f"{victim}: {tries}")
+    zoo.tool("retry", zoo.plan)
+    worker = zoo.start()
+    zoo.wait((0,), [worker])
+    zoo.check()
+    return "3 tries, 1 failure, 1 retry"
+
+
 def scenario_signals(options, folder):
     """One interrupt lets the model in work be finished, a second stops it; both leave a zoo that can go on."""
     zoo = Zoo(options, folder, 20)
