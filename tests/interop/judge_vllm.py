@@ -6,6 +6,7 @@ os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": 
 import gc  # noqa: E402
 
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 from vllm import LLM, SamplingParams  # noqa: E402
 
 from judging import NotRun, config_of, divergence, expected, is_classifier, run, within  # noqa: E402
@@ -23,6 +24,10 @@ def judge(out, fixture):
     config = config_of(out)
     if bits_of(config) not in (4, None):
         raise NotRun(f"vLLM has no kernel for {bits_of(config)} bits on a CPU")
+    if "vision_config" in config:
+        raise NotRun("vLLM's vision models need torchvision, which this stack leaves out")
+    if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
+        raise NotRun("this vLLM has no kernel of 4 bits for this processor")
     if is_classifier(out):
         raise NotRun("vLLM gives log-probabilities of causal language models only")
     ids, wanted = expected(fixture)

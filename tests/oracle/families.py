@@ -77,5 +77,5 @@ def vision_names(config):
 
 def head_of(config):
     """(name, has a bias) of the last linear."""
-    kind = config.get("architectures", ["ForCausalLM"])[0]
+    kind = (config.get("architectures") or ["ForCausalLM"])[0]  # a GGUF file comes without a config
     return ("score", kind.endswith("ForTokenClassification")) if "Classification" in kind else ("lm_head", False)

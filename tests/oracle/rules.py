@@ -60,7 +60,8 @@ def holds(values, dtype):
 def refusal(target, fixture, options=()):
     """The finding with which the target has to refuse, or None."""
     family = fixture.config["model_type"]
-    unknown = {"optimum-1.19": ("qwen3", "qwen3_moe", *MULTIMODAL), "transformers-5.x": ("qwen2_moe", "qwen3_moe")}
+    unknown = {"optimum-1.19": ("qwen3", "qwen3_moe", *MULTIMODAL), "transformers-5.x": ("qwen2_moe", "qwen3_moe"),
+               "gptqmodel": MULTIMODAL, "gptqmodel-v2": MULTIMODAL, "mlx": ("qwen3_moe",)}
     if family in unknown.get(target, ()):
         return "target-architecture"
     if "--text-only" in options and target != "gguf":
