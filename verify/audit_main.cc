@@ -118,7 +118,7 @@ Result<Outcome> CompareWith(const Opened& opened, const AuditOptions& options) {
 // Creates the file, or replaces it.
 Status WriteReport(const std::string& path, const std::string& text) {
   std::FILE* file = std::fopen(path.c_str(), "wb");
-  const auto failed = [&] { return q2c::MakeError(Code::kIo, "report", "file '{}' could not be written: {}", q2c::Escape(path), std::strerror(errno)); };
+  const auto failed = [&] { return q2c::MakeError(Code::kIo, "report", "file '{}' could not be written: {}", q2c::Escape(path), std::strerror(errno)); };  // NOLINT(concurrency-mt-unsafe): as in formats/base/file.cc
   if (file == nullptr) return failed();
   const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
   if (std::fclose(file) != 0 || !written) return failed();
