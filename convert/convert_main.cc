@@ -1,34 +1,16 @@
 // qwen2-convert: see --help.
-#include <csignal>
 #include <cstdio>
-#include <exception>
 
 #include "convert/options.h"
 #include "convert/restore.h"
+#include "formats/base/program.h"
 #include "formats/base/text.h"
 #include "verify/report.h"
 
 namespace {
 
-using q2c::Code;
 using q2c::CommandLine;
 using q2c::Json;
-
-// The only global state: a signal has no other way to reach the work.
-std::atomic<int> g_signal = 0;
-extern "C" void OnSignal(int number) { g_signal = number; }
-
-int Exit(Code code) { return static_cast<int>(code); }
-
-int Fail(const q2c::Error& error, const CommandLine* line) {
-  fmt::print(stderr, "qwen2-convert: error: {}\n", error.Text());
-  if (line != nullptr && line->json) {
-    const Json document = Json::Object({{"schema", Json::Integer(1)}, {"ok", Json::Bool(false)}, {"exit", Json::Integer(Exit(error.code))},
-                                        {"error", Json::Object({{"id", Json::String(error.id)}, {"message", Json::String(error.message)}})}});
-    fmt::print("{}\n", document.Dump());
-  }
-  return Exit(error.code);
-}
 
 q2c::Result<std::string> ListTargets(bool json) {
   Json list = Json::Array();
@@ -100,33 +82,13 @@ q2c::Result<std::string> Run(const CommandLine& line) {
 }
 
 int Main(int argc, char** argv) {
-  struct sigaction action {};
-  action.sa_handler = OnSignal;
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaction(number, &action, nullptr);
-  action.sa_handler = SIG_IGN;
-  sigaction(SIGPIPE, &action, nullptr);
-
   q2c::Result<CommandLine> line = q2c::ParseCommandLine(argc, argv);
-  if (!line.ok()) return Fail(line.error(), nullptr);
-  line.value().job.stop = &g_signal;
+  if (!line.ok()) return q2c::ExitWith(line.error());
+  line.value().job.stop = &q2c::StopSignal();
   const q2c::Result<std::string> text = Run(line.value());
-  if (!text.ok()) return Fail(text.error(), &line.value());
-  // A result that nobody received is no success.
-  if (std::fputs(text.value().c_str(), stdout) < 0 || std::fflush(stdout) != 0) {
-    return Fail(q2c::MakeError(Code::kIo, "stdout", "writing to standard output failed"), nullptr);
-  }
-  return Exit(Code::kOk);
+  return text.ok() ? q2c::Print(text.value(), q2c::Code::kOk) : q2c::ExitWith(text.error(), line.value().json);
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return Main(argc, argv);
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "qwen2-convert: error: out of memory [internal]\n");
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "qwen2-convert: error: unexpected: {}; please report it [internal]\n", q2c::Escape(error.what()));
-  }
-  return Exit(Code::kInternal);
-}
+int main(int argc, char** argv) { return q2c::RunProgram("qwen2-convert", Main, argc, argv); }

@@ -2,51 +2,44 @@
 
 #include <algorithm>
 #include <array>
-#include <boost/program_options.hpp>
 #include <set>
 #include <sstream>
-#include <thread>
 
+#include "formats/base/command_line.h"
 #include "formats/base/text.h"
 
 namespace q2c {
 namespace {
 
-namespace po = boost::program_options;
-
-po::options_description VisibleOptions() {
-  constexpr unsigned kColumns = 110;
-  constexpr unsigned kText = 70;
-  po::options_description options("Options", kColumns, kText);
-  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
-  const auto list = [](const char* name) { return po::value<std::vector<std::string>>()->value_name(name); };
+OptionTable VisibleOptions() {
+  OptionTable options = NewOptionTable();
   options.add_options()
-      ("target", list("NAME"), "what the output is for; repeat it for one output that serves several (see --list-targets)")
+      ("target", ListValue("NAME"), "what the output is for; repeat it for one output that serves several (see --list-targets)")
       ("dry-run", "print the plan and write nothing")
-      ("explain", text("TENSOR"), "tell what becomes of one tensor, named as in the input or the output; write nothing")
+      ("explain", TextValue("TENSOR"), "tell what becomes of one tensor, named as in the input or the output; write nothing")
       ("json", "print one JSON document on standard output")
-      ("verify", text("LEVEL"), "forward: compare every weight with the input, and a forward pass of both (default); exact: only the former; hash: read every byte back; none")
-      ("tokens", text("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
-      ("verify-tokens", text("N"), "how many ids to spread over the vocabulary instead")
-      ("verify-read", text("FROM"), "cache: read back what programs would see (default); device: drop the cache first")
-      ("layout", text("NAME"), "layout of the quantised linears, where the target takes several")
+      ("verify", TextValue("LEVEL"), "forward: compare every weight with the input, and a forward pass of both (default); exact: only the former; hash: read every byte back; none")
+      ("tokens", TextValue("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
+      ("verify-tokens", TextValue("N"), "how many ids to spread over the vocabulary instead")
+      ("verify-read", TextValue("FROM"), "cache: read back what programs would see (default); device: drop the cache first")
+      ("layout", TextValue("NAME"), "layout of the quantised linears, where the target takes several")
       ("allow-rounding", "accept values that change by rounding; the report says by how much")
-      ("arch", text("generic"), "where the architecture is not known, take the model as it is: nothing renamed, no bias judged, no forward pass")
+      ("arch", TextValue("generic"), "where the architecture is not known, take the model as it is: nothing renamed, no bias judged, no forward pass")
       ("text-only", "leave out the vision tower, for a target that has no place for it")
-      ("group-size", text("N"), "split groups into groups of N inputs; N has to divide their size")
-      ("pad-intermediate", text("N"), "add channels of zeros between gate/up and down, to a multiple of N (tensor parallelism)")
-      ("shard-size", text("SIZE"), "largest shard, such as 5GB (default: the shards of the input)")
-      ("drop", list("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
-      ("only", list("ID"), "make this repair and no other (see --list-repairs); may be repeated")
-      ("skip", list("ID"), "do not make this repair; may be repeated")
-      ("zeros", text("v1|v2"), "how the input stores zero points, where the data does not show it")
+      ("group-size", TextValue("N"), "split groups into groups of N inputs; N has to divide their size")
+      ("pad-intermediate", TextValue("N"), "add channels of zeros between gate/up and down, to a multiple of N (tensor parallelism)")
+      ("shard-size", TextValue("SIZE"), "largest shard, such as 5GB (default: the shards of the input)")
+      ("drop", ListValue("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
+      ("only", ListValue("ID"), "make this repair and no other (see --list-repairs); may be repeated")
+      ("skip", ListValue("ID"), "do not make this repair; may be repeated")
+      ("zeros", TextValue("v1|v2"), "how the input stores zero points, where the data does not show it")
       ("undo", "keep a small record in OUT from which --restore makes the files of IN again, byte for byte")
       ("restore", "IN is a folder written with --undo: write the files it was made from to OUT, with equal SHA-256")
       ("force", "replace an output folder that is not empty, in one step")
-      ("report", text("FILE"), "write what was found, done and proven to FILE, as JSON")
+      ("report", TextValue("FILE"), "write what was found, done and proven to FILE, as JSON")
       ("keep-failed", "where the verification fails, leave what was written in its hidden folder beside OUT")
       ("follow-links", "follow symbolic links in the input wherever they lead")
-      ("jobs", text("N"), "threads (default: one a processor); the output does not depend on it")
+      ("jobs", TextValue("N"), "threads (default: one a processor); the output does not depend on it")
       ("quiet,q", "print errors only")
       ("verbose,v", "name every tensor in the plan")
       ("list-targets", "print the targets and the software they were last tried with")
@@ -72,24 +65,19 @@ Result<T> Choose(std::string_view option, const std::string& text, const Choice<
   return Usage("usage", "--{}={}: expected {}", option, Escape(text), Join(names, " or "));
 }
 
-Status ReadOptions(const po::variables_map& given, CommandLine* line) {
+// For lists whose order means nothing, and in which nothing counts twice.
+std::vector<std::string> SortedOnce(const std::vector<std::string>& texts) {
+  const std::set<std::string> sorted(texts.begin(), texts.end());
+  return {sorted.begin(), sorted.end()};
+}
+
+Status ReadOptions(const GivenOptions& given, CommandLine* line) {
   JobOptions& job = line->job;
   const auto text = [&](const char* name) { return given[name].as<std::string>(); };
-  if (given.count("target") != 0) {
-    // The order in which targets are named means nothing.
-    const auto names = given["target"].as<std::vector<std::string>>();
-    const std::set<std::string> sorted(names.begin(), names.end());
-    job.targets.assign(sorted.begin(), sorted.end());
-  }
-  if (given.count("drop") != 0) job.drop = given["drop"].as<std::vector<std::string>>();
-  // Their order means nothing, and none counts twice.
-  const auto ids = [&](const char* name) {
-    const auto listed = given.count(name) == 0 ? std::vector<std::string>() : given[name].as<std::vector<std::string>>();
-    const std::set<std::string> sorted(listed.begin(), listed.end());
-    return std::vector<std::string>(sorted.begin(), sorted.end());
-  };
-  job.only = ids("only");
-  job.skip = ids("skip");
+  job.targets = SortedOnce(TextsOf(given, "target"));
+  job.drop = TextsOf(given, "drop");
+  job.only = SortedOnce(TextsOf(given, "only"));
+  job.skip = SortedOnce(TextsOf(given, "skip"));
   if (given.count("verify") != 0) {
     job.verify_given = true;
     constexpr Choice<VerifyLevel> kLevels[] = {{"forward", VerifyLevel::kForward}, {"exact", VerifyLevel::kExact}, {"hash", VerifyLevel::kHash}, {"none", VerifyLevel::kNone}};
@@ -103,15 +91,13 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
     constexpr Choice<ZeroConvention> kConventions[] = {{"v1", ZeroConvention::kV1}, {"v2", ZeroConvention::kV2}};
     QC_ASSIGN(job.zeros, Choose("zeros", text("zeros"), kConventions));
   }
-  const auto number = [&](const char* name, std::optional<uint64_t>* out) -> Status {
-    constexpr uint64_t kLargest = 1U << 20U;
-    if (given.count(name) == 0) return {};
-    *out = Json::Number(text(name)).AsU64();
-    if (!out->has_value() || **out == 0 || **out > kLargest) return Usage("usage", "--{}={}: expected a number from 1 to {}", name, Escape(text(name)), kLargest);
-    return {};
-  };
-  QC_TRY(number("group-size", &job.group_size));
-  QC_TRY(number("pad-intermediate", &job.pad_intermediate));
+  constexpr uint64_t kLargest = 1U << 20U;
+  if (given.count("group-size") != 0) {
+    QC_ASSIGN(job.group_size, NumberOf(given, "group-size", 1, kLargest));
+  }
+  if (given.count("pad-intermediate") != 0) {
+    QC_ASSIGN(job.pad_intermediate, NumberOf(given, "pad-intermediate", 1, kLargest));
+  }
   if (given.count("shard-size") != 0) {
     QC_ASSIGN(job.shard_bytes, ParseBytes(text("shard-size")));
   }
@@ -120,9 +106,7 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
   }
   if (given.count("verify-tokens") != 0) {
     constexpr uint64_t kMaxSpread = 4096;
-    const std::optional<uint64_t> count = Json::Number(text("verify-tokens")).AsU64();
-    if (!count.has_value() || *count == 0 || *count > kMaxSpread) return Usage("usage", "--verify-tokens={}: expected a number from 1 to {}", Escape(text("verify-tokens")), kMaxSpread);
-    job.spread_tokens = *count;
+    QC_ASSIGN(job.spread_tokens, NumberOf(given, "verify-tokens", 1, kMaxSpread));
   }
   if (given.count("report") != 0) job.report = text("report");
   job.undo = given.count("undo") != 0;
@@ -130,13 +114,7 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
 #ifdef Q2C_TEST_DAMAGE
   if (given.count("test-damage") != 0) job.test_damage = text("test-damage");
 #endif
-  job.jobs = std::max(1U, std::thread::hardware_concurrency());
-  if (given.count("jobs") != 0) {
-    constexpr uint64_t kMaxJobs = 256;
-    const std::optional<uint64_t> jobs = Json::Number(text("jobs")).AsU64();
-    if (!jobs.has_value() || *jobs == 0 || *jobs > kMaxJobs) return Usage("usage", "--jobs={}: expected a number from 1 to {}", Escape(text("jobs")), kMaxJobs);
-    job.jobs = static_cast<unsigned>(*jobs);
-  }
+  QC_ASSIGN(job.jobs, JobsOf(given));
   if (given.count("layout") != 0) job.layout = text("layout");
   if (given.count("arch") != 0) {
     constexpr Choice<bool> kArchitectures[] = {{"generic", true}};
@@ -154,7 +132,7 @@ Status ReadOptions(const po::variables_map& given, CommandLine* line) {
 }
 
 // The record says all there is to say about a restoration.
-Status CheckRestoreOptions(const po::variables_map& given) {
+Status CheckRestoreOptions(const GivenOptions& given) {
   constexpr std::array<std::string_view, 9> kAllowed = {"restore", "paths", "force", "follow-links", "jobs", "json", "quiet", "verbose", "test-damage"};
   for (const auto& [name, value] : given) {
     if (std::ranges::find(kAllowed, name) == kAllowed.end()) return Usage("usage", "--{} means nothing with --restore, which makes the input as it was", name);
@@ -179,21 +157,11 @@ std::string HelpText() {
 }
 
 Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
-  po::options_description all = VisibleOptions();
+  OptionTable all = VisibleOptions();
 #ifdef Q2C_TEST_DAMAGE
-  all.add_options()("test-damage", po::value<std::string>());
+  all.add_options()("test-damage", TextValue("TENSOR:BIT"));
 #endif
-  all.add_options()("paths", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("paths", -1);
-  po::variables_map given;
-  try {
-    // No abbreviations: scripts would come to depend on them.
-    const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    return Usage("usage", "{}; see --help", Escape(error.what()));
-  }
+  QC_ASSIGN(const GivenOptions given, ParseOptions(std::move(all), argc, argv));
   CommandLine line;
   using Mode = CommandLine::Mode;
   if (given.count("help") != 0) return line.mode = Mode::kHelp, line;
@@ -210,7 +178,7 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
     line.mode = Mode::kExplain;
     line.explain = given["explain"].as<std::string>();
   }
-  const auto paths = given.count("paths") != 0 ? given["paths"].as<std::vector<std::string>>() : std::vector<std::string>();
+  const std::vector<std::string> paths = TextsOf(given, "paths");
   // Without writing, OUT may be left out.
   const bool writes = line.mode == Mode::kConvert || line.mode == Mode::kRestore;
   if (paths.size() > 2 || paths.empty() || (writes && paths.size() != 2)) {

@@ -216,7 +216,7 @@ Status Staging::Publish() {
     return home_->Sync();
   }
   if (!replace_) {
-    const Status moved = root_->Rename(kNew, *home_, name_, exists_ ? Dir::Move::kReplaceEmpty : Dir::Move::kNoReplace);
+    const Status moved = root_->Rename(kNew, *home_, name_, exists_ ? Dir::Move::kReplace : Dir::Move::kNoReplace);
     if (!moved.ok() && moved.error().id == "output-exists" && keep_equal_) return CompareWithOut();
     QC_TRY(moved);
   } else if (!root_->Rename(kNew, *home_, name_, Dir::Move::kExchange).ok()) {

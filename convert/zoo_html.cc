@@ -6,6 +6,7 @@
 
 #include "convert/zoo_model.h"
 #include "convert/zoo_report.h"
+#include "formats/base/html.h"
 #include "formats/base/text.h"
 
 namespace q2c {
@@ -26,19 +27,8 @@ svg{width:100%;height:auto;background:var(--panel);border:1px solid var(--line);
 svg .axis{stroke:var(--line)}svg .curve{fill:none;stroke:var(--blue);stroke-width:2}svg .fail{fill:none;stroke:var(--bad);stroke-width:2}svg .bar{fill:var(--blue)}details summary{cursor:pointer;color:var(--soft)}
 )";
 
-std::string Html(std::string_view text) {
-  std::string out;
-  for (const char c : Escape(text, 2000)) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
+constexpr size_t kLongest = 2000;
+std::string Html(std::string_view text) { return HtmlName(text, kLongest); }
 
 std::string UrlPath(std::string_view path) {
   std::string out;

@@ -1,42 +1,23 @@
 // qwen2-zoo: see --help.
 #include <csignal>
 #include <cstdio>
-#include <exception>
 
 #include "convert/zoo_options.h"
 #include "convert/zoo_verify.h"
+#include "formats/base/program.h"
 #include "formats/base/text.h"
 
 namespace {
 
 using q2c::Code;
+using q2c::Exit;
 using q2c::Json;
+using q2c::Print;
 using q2c::ZooCommand;
-
-// The only global state: a signal has no other way to reach the work.
-std::atomic<int> g_signal = 0;
-std::atomic<int> g_signals = 0;
-extern "C" void OnSignal(int number) {
-  g_signal = number;
-  ++g_signals;
-}
-
-int Exit(Code code) { return static_cast<int>(code); }
-
-int Fail(const q2c::Error& error) {
-  fmt::print(stderr, "qwen2-zoo: error: {}\n", error.Text());
-  return Exit(error.code);
-}
-
-// A result that nobody received is no success.
-int Print(const std::string& text, int code) {
-  if (std::fputs(text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) return Fail(q2c::MakeError(Code::kIo, "stdout", "writing to standard output failed"));
-  return code;
-}
 
 q2c::Result<int> Plan(const ZooCommand& command) {
   q2c::FindOptions options = command.find;
-  options.stop = &g_signal;
+  options.stop = &q2c::StopSignal();
   QC_ASSIGN(const q2c::FoundZoo zoo, q2c::FindZoo(command.root, command.out, options));
   std::string text = q2c::PlanHeadLine(zoo.plan);
   size_t refused = 0;
@@ -50,22 +31,22 @@ q2c::Result<int> Plan(const ZooCommand& command) {
     for (const std::string& note : zoo.notes) fmt::print(stderr, "{}\n", note);
     fmt::print(stderr, "{} models planned, {} refused\n", zoo.plan.models.size() - refused, refused);
   }
-  return Print(text, refused > 0 ? Exit(Code::kFindings) : Exit(Code::kOk));
+  return Print(text, refused > 0 ? Code::kFindings : Code::kOk);
 }
 
 q2c::Result<int> Run(const ZooCommand& command, const q2c::ZooPlan& plan) {
   q2c::ZooRunOptions options = command.run;
-  options.stops = &g_signals;
+  options.stops = &q2c::StopCount();
   QC_ASSIGN(const q2c::ZooOutcome outcome, q2c::RunZoo(plan, options));
   const uint64_t open = outcome.models - outcome.done - outcome.failed;
   if (!options.quiet) fmt::print(stderr, "{} of {} models done, {} failed, {} open; {} taken by this worker\n", outcome.done, outcome.models, outcome.failed, open, outcome.taken);
   if (outcome.ended_by.has_value()) return *outcome.ended_by;
-  if (outcome.stopped && open > 0) return Exit(g_signal == SIGINT ? Code::kInterrupted : Code::kTerminated);
+  if (outcome.stopped && open > 0) return Exit(q2c::StopSignal() == SIGINT ? Code::kInterrupted : Code::kTerminated);
   return Exit(outcome.failed > 0 || !plan.bad_lines.empty() ? Code::kFindings : Code::kOk);
 }
 
 q2c::Result<int> Verify(const ZooCommand& command, const q2c::ZooSummary& summary) {
-  QC_ASSIGN(const q2c::ZooVerified verified, q2c::VerifyZoo(summary, command.run.jobs, &g_signal));
+  QC_ASSIGN(const q2c::ZooVerified verified, q2c::VerifyZoo(summary, command.run.jobs, &q2c::StopSignal()));
   std::string text;
   Json wrong = Json::Array();
   for (const auto& [model, error] : verified.wrong) {
@@ -81,7 +62,7 @@ q2c::Result<int> Verify(const ZooCommand& command, const q2c::ZooSummary& summar
   if (command.json) {
     text = Json::Object({{"schema", Json::Integer(1)}, {"sound", Json::Integer(verified.sound)}, {"bytes", Json::Integer(verified.bytes)}, {"not_done", Json::Integer(summary.failed + summary.open)}, {"wrong", std::move(wrong)}, {"staging_left", std::move(left)}}).Dump() + "\n";
   }
-  return Print(text, Exit(verified.wrong.empty() ? Code::kOk : Code::kFindings));
+  return Print(text, verified.wrong.empty() ? Code::kOk : Code::kFindings);
 }
 
 q2c::Result<int> Retry(const ZooCommand& command, const q2c::ZooSummary& summary) {
@@ -90,7 +71,7 @@ q2c::Result<int> Retry(const ZooCommand& command, const q2c::ZooSummary& summary
   for (const std::string& model : models) text += fmt::format("open again: {}\n", q2c::Escape(model));
   if (models.empty()) text += "nothing to retry\n";
   else text += fmt::format("{} models; now: qwen2-zoo run {}\n", models.size(), q2c::Escape(command.plan));
-  return Print(text, Exit(Code::kOk));
+  return Print(text, Code::kOk);
 }
 
 q2c::Status WriteHtml(const ZooCommand& command, const q2c::ZooSummary& summary) {
@@ -98,9 +79,7 @@ q2c::Status WriteHtml(const ZooCommand& command, const q2c::ZooSummary& summary)
   const std::string home = q2c::ParentPath(path);
   std::string reports = q2c::JoinPath(q2c::AbsolutePath(summary.plan->Folder()), "reports");
   if (q2c::IsInside(reports, home) && home != "/") reports = reports.substr(home.size() + 1);  // so that both may be moved together
-  QC_ASSIGN(const q2c::Dir dir, q2c::Dir::Open(home));
-  QC_TRY(dir.RemoveFile(q2c::BaseName(path)));
-  return q2c::WriteFile(dir, q2c::BaseName(path), q2c::AsBytes(q2c::ZooReportHtml(summary, reports)));
+  return q2c::PutFile(path, q2c::AsBytes(q2c::ZooReportHtml(summary, reports)));
 }
 
 q2c::Result<int> Report(const ZooCommand& command, const q2c::ZooSummary& summary) {
@@ -108,14 +87,14 @@ q2c::Result<int> Report(const ZooCommand& command, const q2c::ZooSummary& summar
     QC_TRY(WriteHtml(command, summary));
     return Exit(Code::kOk);
   }
-  if (command.json) return Print(q2c::ZooReportJson(summary).Dump() + "\n", Exit(Code::kOk));
-  return Print(q2c::ZooReportText(summary), Exit(Code::kOk));
+  if (command.json) return Print(q2c::ZooReportJson(summary).Dump() + "\n", Code::kOk);
+  return Print(q2c::ZooReportText(summary), Code::kOk);
 }
 
 q2c::Result<int> Carry(const ZooCommand& command) {
   using Mode = ZooCommand::Mode;
-  if (command.mode == Mode::kHelp) return Print(q2c::ZooHelpText(), Exit(Code::kOk));
-  if (command.mode == Mode::kVersion) return Print("qwen2-zoo " Q2C_VERSION "\n", Exit(Code::kOk));
+  if (command.mode == Mode::kHelp) return Print(q2c::ZooHelpText(), Code::kOk);
+  if (command.mode == Mode::kVersion) return Print("qwen2-zoo " Q2C_VERSION "\n", Code::kOk);
   if (command.mode == Mode::kPlan) return Plan(command);
   QC_ASSIGN(const q2c::ZooPlan plan, q2c::ReadZooPlan(command.plan));
   // Before anything is written.
@@ -126,32 +105,17 @@ q2c::Result<int> Carry(const ZooCommand& command) {
     case Mode::kVerify: return Verify(command, summary);
     case Mode::kRetry: return Retry(command, summary);
     case Mode::kReport: return Report(command, summary);
-    default: return Print(command.json ? q2c::StatusJson(summary).Dump() + "\n" : q2c::StatusText(summary), Exit(Code::kOk));
+    default: return Print(command.json ? q2c::StatusJson(summary).Dump() + "\n" : q2c::StatusText(summary), Code::kOk);
   }
 }
 
 int Main(int argc, char** argv) {
-  struct sigaction action {};
-  action.sa_handler = OnSignal;
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaction(number, &action, nullptr);
-  action.sa_handler = SIG_IGN;
-  sigaction(SIGPIPE, &action, nullptr);
-
   const q2c::Result<ZooCommand> command = q2c::ParseZooCommand(argc, argv);
-  if (!command.ok()) return Fail(command.error());
+  if (!command.ok()) return q2c::ExitWith(command.error());
   const q2c::Result<int> code = Carry(command.value());
-  return code.ok() ? code.value() : Fail(code.error());
+  return code.ok() ? code.value() : q2c::ExitWith(code.error());
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return Main(argc, argv);
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "qwen2-zoo: error: out of memory [internal]\n");
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "qwen2-zoo: error: unexpected: {}; please report it [internal]\n", q2c::Escape(error.what()));
-  }
-  return Exit(Code::kInternal);
-}
+int main(int argc, char** argv) { return q2c::RunProgram("qwen2-zoo", Main, argc, argv); }

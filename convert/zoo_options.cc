@@ -1,17 +1,15 @@
 #include "convert/zoo_options.h"
 
 #include <algorithm>
-#include <boost/program_options.hpp>
 #include <map>
 #include <sstream>
-#include <thread>
 
+#include "formats/base/command_line.h"
 #include "formats/base/text.h"
 
 namespace q2c {
 namespace {
 
-namespace po = boost::program_options;
 using Mode = ZooCommand::Mode;
 
 // Which option belongs to which commands; those of kPlan that are not named here are qwen2-convert's.
@@ -38,40 +36,29 @@ const std::vector<OptionUse>& OptionUses() {
   return kUses;
 }
 
-po::options_description VisibleOptions() {
-  constexpr unsigned kColumns = 110;
-  constexpr unsigned kText = 70;
-  po::options_description options("Options", kColumns, kText);
-  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
-  const auto list = [](const char* name) { return po::value<std::vector<std::string>>()->value_name(name); };
+OptionTable VisibleOptions() {
+  OptionTable options = NewOptionTable();
   options.add_options()
-      ("include", list("GLOB"), "plan: only models whose path below ROOT matches; '*' matches '/', too; may be repeated")
-      ("exclude", list("GLOB"), "plan: no models whose path matches; may be repeated")
+      ("include", ListValue("GLOB"), "plan: only models whose path below ROOT matches; '*' matches '/', too; may be repeated")
+      ("exclude", ListValue("GLOB"), "plan: no models whose path matches; may be repeated")
       ("digest", "plan: identify models by all of their bytes, not only by names, sizes and the ends of the files; a run then reads each model twice")
-      ("jobs", text("N"), "plan, run, verify: threads (default: one a processor); small models run side by side, a large one takes all")
-      ("leases", text("DIR"), "run: folder of the leases, the same for all workers of a plan (default: PLAN.d/leases)")
-      ("limit", text("N"), "run: end after N models")
-      ("stale", text("SECONDS"), "run: take a model over when its worker has shown no life for so long (default: 60)")
-      ("memory", text("SIZE"), "run: memory for the models in work together (default: four fifths of what is free)")
-      ("disk-reserve", text("SIZE"), "run: begin no model that would leave less room than this (default: 268MB)")
+      ("jobs", TextValue("N"), "plan, run, verify: threads (default: one a processor); small models run side by side, a large one takes all")
+      ("leases", TextValue("DIR"), "run: folder of the leases, the same for all workers of a plan (default: PLAN.d/leases)")
+      ("limit", TextValue("N"), "run: end after N models")
+      ("stale", TextValue("SECONDS"), "run: take a model over when its worker has shown no life for so long (default: 60)")
+      ("memory", TextValue("SIZE"), "run: memory for the models in work together (default: four fifths of what is free)")
+      ("disk-reserve", TextValue("SIZE"), "run: begin no model that would leave less room than this (default: 268MB)")
       ("json", "status, report, verify: print one JSON document")
-      ("html", text("FILE"), "report: write it to FILE, as one page that needs no other file")
-      ("only", list("FINDING"), "retry: only models that failed with this finding; output-missing: those whose output has been removed; may be repeated")
+      ("html", TextValue("FILE"), "report: write it to FILE, as one page that needs no other file")
+      ("only", ListValue("FINDING"), "retry: only models that failed with this finding; output-missing: those whose output has been removed; may be repeated")
       ("quiet,q", "plan, run: print errors only")
       ("version", "print the version")
       ("help", "print this help");
   return options;
 }
 
-Result<uint64_t> WholeNumber(const po::variables_map& given, const char* name, uint64_t least, uint64_t most) {
-  const auto text = given[name].as<std::string>();
-  const std::optional<uint64_t> number = Json::Number(text).AsU64();
-  if (!number.has_value() || *number < least || *number > most) return Usage("usage", "--{}={}: expected a number from {} to {}", name, Escape(text), least, most);
-  return *number;
-}
-
 // Back into words, one form for each meaning, so that equal plans are equal bytes.
-std::vector<std::string> PassedOn(const po::variables_map& given) {
+std::vector<std::string> PassedOn(const GivenOptions& given) {
   std::vector<std::string> words;
   for (const ZooPlanOption& option : kZooPlanOptions) {
     const std::string name(option.name);
@@ -80,37 +67,31 @@ std::vector<std::string> PassedOn(const po::variables_map& given) {
       words.push_back(fmt::format("--{}", name));
       continue;
     }
-    auto values = given[name].as<std::vector<std::string>>();
+    std::vector<std::string> values = TextsOf(given, name.c_str());
     std::ranges::sort(values);
     for (const std::string& value : values) words.push_back(fmt::format("--{}={}", name, value));
   }
   return words;
 }
 
-Status ReadOptions(const po::variables_map& given, ZooCommand* command) {
-  constexpr uint64_t kMaxJobs = 256;
+Status ReadOptions(const GivenOptions& given, ZooCommand* command) {
   constexpr uint64_t kDay = 86400;
-  const auto texts = [&](const char* name) { return given.count(name) != 0 ? given[name].as<std::vector<std::string>>() : std::vector<std::string>(); };
-  command->find.include = texts("include");
-  command->find.exclude = texts("exclude");
+  command->find.include = TextsOf(given, "include");
+  command->find.exclude = TextsOf(given, "exclude");
   command->find.whole_files = given.count("digest") != 0;
   command->find.options = PassedOn(given);
-  command->only = texts("only");
+  command->only = TextsOf(given, "only");
   command->json = given.count("json") != 0;
   if (given.count("html") != 0) command->html = given["html"].as<std::string>();
   command->run.quiet = given.count("quiet") != 0;
-  command->run.jobs = std::max(1U, std::thread::hardware_concurrency());
-  if (given.count("jobs") != 0) {
-    QC_ASSIGN(const uint64_t jobs, WholeNumber(given, "jobs", 1, kMaxJobs));
-    command->run.jobs = static_cast<unsigned>(jobs);
-  }
+  QC_ASSIGN(command->run.jobs, JobsOf(given));
   command->find.jobs = command->run.jobs;
   if (given.count("leases") != 0) command->run.leases = given["leases"].as<std::string>();
   if (given.count("limit") != 0) {
-    QC_ASSIGN(command->run.limit, WholeNumber(given, "limit", 1, UINT32_MAX));
+    QC_ASSIGN(command->run.limit, NumberOf(given, "limit", 1, UINT32_MAX));
   }
   if (given.count("stale") != 0) {
-    QC_ASSIGN(const uint64_t seconds, WholeNumber(given, "stale", 1, kDay));
+    QC_ASSIGN(const uint64_t seconds, NumberOf(given, "stale", 1, kDay));
     command->run.stale_seconds = static_cast<double>(seconds);
   }
   if (given.count("memory") != 0) {
@@ -125,7 +106,7 @@ Status ReadOptions(const po::variables_map& given, ZooCommand* command) {
   return {};
 }
 
-Status CheckUses(const po::variables_map& given, Mode mode, const std::string& name) {
+Status CheckUses(const GivenOptions& given, Mode mode, const std::string& name) {
   for (const auto& [option, value] : given) {
     const auto& uses = OptionUses();
     const auto use = std::ranges::find(uses, option, &OptionUse::name);
@@ -183,29 +164,20 @@ std::string ZooHelpText() {
 }
 
 Result<ZooCommand> ParseZooCommand(int argc, const char* const* argv) {
-  po::options_description all = VisibleOptions();
+  OptionTable all = VisibleOptions();
   for (const ZooPlanOption& option : kZooPlanOptions) {
     if (all.find_nothrow(std::string(option.name), false) != nullptr) continue;  // "only" is also one of ours
-    if (option.has_value) all.add_options()(std::string(option.name).c_str(), po::value<std::vector<std::string>>());
+    if (option.has_value) all.add_options()(std::string(option.name).c_str(), ListValue("VALUE"));
     else all.add_options()(std::string(option.name).c_str(), "");
   }
 #ifdef Q2C_TEST_DAMAGE
-  all.add_options()("test-crash", po::value<std::string>());
+  all.add_options()("test-crash", TextValue("GLOB"));
 #endif
-  all.add_options()("words", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("words", -1);
-  po::variables_map given;
-  try {
-    const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    return Usage("usage", "{}; see --help", Escape(error.what()));
-  }
+  QC_ASSIGN(const GivenOptions given, ParseOptions(std::move(all), argc, argv));
   ZooCommand command;
   if (given.count("help") != 0) return command.mode = Mode::kHelp, command;
   if (given.count("version") != 0) return command.mode = Mode::kVersion, command;
-  const auto words = given.count("words") != 0 ? given["words"].as<std::vector<std::string>>() : std::vector<std::string>();
+  const std::vector<std::string> words = TextsOf(given, "paths");
   static const std::map<std::string, Mode> kModes = {{"plan", Mode::kPlan}, {"run", Mode::kRun}, {"status", Mode::kStatus}, {"report", Mode::kReport}, {"verify", Mode::kVerify}, {"retry", Mode::kRetry}};
   const auto mode = words.empty() ? kModes.end() : kModes.find(words[0]);
   if (mode == kModes.end()) return Usage("usage", "{}; expected plan, run, status, report, verify or retry; see --help", words.empty() ? "no command" : fmt::format("'{}' is no command", Escape(words[0])));

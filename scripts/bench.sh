@@ -13,12 +13,8 @@ case "${1:-}" in
   kernels)
     shift
     "$project/scripts/packages.sh" libbenchmark-dev
-    cmake=/usr/bin/cmake
-    [ -x "$cmake" ] || cmake=cmake
-    cd "$project"
-    "$cmake" --preset release -G Ninja -DQ2C_TESTS=ON >/dev/null
-    "$cmake" --build --preset release --target kernels_bench >&2
-    exec build/bin/kernels_bench "$@"
+    TARGET=kernels_bench "$project/scripts/build.sh" release -DQ2C_TESTS=ON >&2
+    exec "$project/build/bin/kernels_bench" "$@"
     ;;
   *) exec /usr/bin/python3 "$project/tests/bench/bench.py" "$@" ;;
 esac

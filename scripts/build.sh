@@ -1,5 +1,5 @@
 #!/bin/sh
-# Configures and builds one preset: build.sh [PRESET] [cmake options]. Default: release.
+# Configures and builds one preset: build.sh [PRESET] [cmake options]. Default: release. $TARGET: only that.
 set -eu
 cd "$(dirname "$0")/.."
 preset="${1:-release}"
@@ -8,4 +8,4 @@ preset="${1:-release}"
 cmake=/usr/bin/cmake
 [ -x "$cmake" ] || cmake=cmake
 "$cmake" --preset "$preset" -G Ninja "$@" >/dev/null
-"$cmake" --build --preset "$preset"
+"$cmake" --build --preset "$preset" ${TARGET:+--target "$TARGET"}

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <map>
 
+#include "formats/base/html.h"
 #include "formats/base/text.h"
 #include "verify/audit_plots.h"
 #include "verify/audit_report.h"

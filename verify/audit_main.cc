@@ -1,11 +1,7 @@
 // qwen2-audit: see --help.
-#include <cerrno>
 #include <csignal>
-#include <cstdio>
-#include <cstring>
-#include <exception>
-#include <new>
 
+#include "formats/base/program.h"
 #include "formats/base/text.h"
 #include "verify/audit_options.h"
 #include "verify/audit_report.h"
@@ -22,25 +18,10 @@ using q2c::Model;
 using q2c::Result;
 using q2c::Status;
 
-// The only global state: a signal has no other way to reach the work.
-volatile std::sig_atomic_t g_signal = 0;
-extern "C" void OnSignal(int number) { g_signal = number; }
-
 Status CheckSignal() {
-  if (g_signal == 0) return {};
-  return q2c::MakeError(g_signal == SIGTERM ? Code::kTerminated : Code::kInterrupted, "interrupted", "interrupted");
-}
-
-int Exit(Code code) { return static_cast<int>(code); }
-
-int Fail(const q2c::Error& error, bool json) {
-  fmt::print(stderr, "qwen2-audit: error: {}\n", error.Text());
-  if (json) {
-    const Json document = Json::Object({{"schema", Json::Integer(1)}, {"ok", Json::Bool(false)}, {"exit", Json::Integer(Exit(error.code))},
-                                        {"error", Json::Object({{"id", Json::String(error.id)}, {"message", Json::String(error.message)}})}});
-    fmt::print("{}\n", document.Dump());
-  }
-  return Exit(error.code);
+  const int signal = q2c::StopSignal();
+  if (signal == 0) return {};
+  return q2c::MakeError(signal == SIGTERM ? Code::kTerminated : Code::kInterrupted, "interrupted", "interrupted");
 }
 
 struct Outcome {
@@ -115,14 +96,10 @@ Result<Outcome> CompareWith(const Opened& opened, const AuditOptions& options) {
   return outcome;
 }
 
-// Creates the file, or replaces it.
 Status WriteReport(const std::string& path, const std::string& text) {
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  const auto failed = [&] { return q2c::MakeError(Code::kIo, "report", "file '{}' could not be written: {}", q2c::Escape(path), std::strerror(errno)); };  // NOLINT(concurrency-mt-unsafe): as in formats/base/file.cc
-  if (file == nullptr) return failed();
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  if (std::fclose(file) != 0 || !written) return failed();
-  return {};
+  const Status put = q2c::PutFile(path, q2c::AsBytes(text));
+  if (put.ok()) return {};
+  return q2c::MakeError(Code::kIo, "report", "file '{}' could not be written: {}", q2c::Escape(path), put.error().message);
 }
 
 Result<Outcome> RunAudits(const AuditOptions& options) {
@@ -168,30 +145,12 @@ Result<Outcome> Run(const AuditOptions& options) {
 }
 
 int Main(int argc, char** argv) {
-  struct sigaction action {};
-  action.sa_handler = OnSignal;
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaction(number, &action, nullptr);
-  action.sa_handler = SIG_IGN;
-  sigaction(SIGPIPE, &action, nullptr);
-
   const Result<AuditOptions> options = q2c::ParseAuditOptions(argc, argv);
-  if (!options.ok()) return Fail(options.error(), false);
+  if (!options.ok()) return q2c::ExitWith(options.error());
   const Result<Outcome> outcome = Run(options.value());
-  if (!outcome.ok()) return Fail(outcome.error(), options.value().json);
-  // A result that nobody received is no success.
-  if (std::fputs(outcome.value().text.c_str(), stdout) < 0 || std::fflush(stdout) != 0) return Fail(q2c::MakeError(Code::kIo, "stdout", "writing to standard output failed"), false);
-  return Exit(outcome.value().code);
+  return outcome.ok() ? q2c::Print(outcome.value().text, outcome.value().code) : q2c::ExitWith(outcome.error(), options.value().json);
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  try {
-    return Main(argc, argv);
-  } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "qwen2-audit: error: out of memory [internal]\n");
-  } catch (const std::exception& error) {
-    fmt::print(stderr, "qwen2-audit: error: unexpected: {}; please report it [internal]\n", q2c::Escape(error.what()));
-  }
-  return Exit(Code::kInternal);
-}
+int main(int argc, char** argv) { return q2c::RunProgram("qwen2-audit", Main, argc, argv); }

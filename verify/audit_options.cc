@@ -1,71 +1,53 @@
 #include "verify/audit_options.h"
 
 #include <algorithm>
-#include <boost/program_options.hpp>
 #include <sstream>
-#include <thread>
 
-#include "formats/base/json.h"
+#include "formats/base/command_line.h"
 #include "formats/base/text.h"
 
 namespace q2c {
 namespace {
 
-namespace po = boost::program_options;
-
-po::options_description VisibleOptions() {
-  constexpr unsigned kColumns = 110;
-  constexpr unsigned kText = 70;
-  po::options_description options("Options", kColumns, kText);
-  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
+OptionTable VisibleOptions() {
+  OptionTable options = NewOptionTable();
   options.add_options()
       ("read-data", "read every byte: scales, codes, float tensors, and the digests of the files")
       ("check-manifest", "compare the files with SHA256SUMS, the manifest, the names in a Hub cache and the like")
-      ("target", text("NAME"), "judge and repair for this target of qwen2-convert")
-      ("fail-on", text("SEVERITY"), "error or warning: what counts for the exit code (default: warning; notes never do)")
+      ("target", TextValue("NAME"), "judge and repair for this target of qwen2-convert")
+      ("fail-on", TextValue("SEVERITY"), "error or warning: what counts for the exit code (default: warning; notes never do)")
       ("sarif", "print SARIF 2.1.0 on standard output")
-      ("report", text("FILE"), "write a report to FILE, which ends in .html or .json")
-      ("list-findings", po::value<std::string>()->implicit_value("text")->value_name("FORMAT"), "print the table of findings (text, markdown; with --json as JSON)")
+      ("report", TextValue("FILE"), "write a report to FILE, which ends in .html or .json")
+      ("list-findings", TextValue("FORMAT")->implicit_value("text"), "print the table of findings (text, markdown; with --json as JSON)")
       ("fingerprint", "print two digests that depend on the weights only: 'values' of the weights, 'qlf1' of codes, zero points and scales")
       ("per-tensor", "with --fingerprint: the digests of every tensor")
-      ("against", text("DIR2"), "are DIR and DIR2 the same model, whatever their layouts?")
+      ("against", TextValue("DIR2"), "are DIR and DIR2 the same model, whatever their layouts?")
       ("weights-only", "with --against: leave config, tokenizer and chat template out of the verdict")
       ("forward", "run a forward pass; NaN or infinity is a finding")
-      ("forward-out", text("FILE"), "with --forward: write input_ids, logits and hidden_states to FILE (safetensors)")
-      ("tokens", text("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
-      ("verify-tokens", text("N"), "how many ids to spread over the vocabulary instead")
-      ("arch", text("generic"), "where the architecture is not known, judge what the tensors and configs show by themselves")
-      ("zeros", text("v1|v2"), "how GPTQ zero points are stored, where the data does not show it")
+      ("forward-out", TextValue("FILE"), "with --forward: write input_ids, logits and hidden_states to FILE (safetensors)")
+      ("tokens", TextValue("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
+      ("verify-tokens", TextValue("N"), "how many ids to spread over the vocabulary instead")
+      ("arch", TextValue("generic"), "where the architecture is not known, judge what the tensors and configs show by themselves")
+      ("zeros", TextValue("v1|v2"), "how GPTQ zero points are stored, where the data does not show it")
       ("follow-links", "follow symbolic links wherever they lead")
       ("json", "print one JSON document on standard output")
-      ("jobs", text("N"), "threads (default: one a processor); no result depends on it")
+      ("jobs", TextValue("N"), "threads (default: one a processor); no result depends on it")
       ("version", "print the version")
       ("help", "print this help");
   return options;
 }
 
-Result<uint64_t> Count(std::string_view option, const std::string& text, uint64_t most) {
-  const std::optional<uint64_t> count = Json::Number(text).AsU64();
-  if (!count.has_value() || *count == 0 || *count > most) return Usage("usage", "--{}={}: expected a number from 1 to {}", option, Escape(text), most);
-  return *count;
-}
-
-Status ReadOptions(const po::variables_map& given, AuditOptions* options) {
+Status ReadOptions(const GivenOptions& given, AuditOptions* options) {
   const auto has = [&](const char* name) { return given.count(name) != 0; };
   const auto text = [&](const char* name) { return given[name].as<std::string>(); };
   constexpr uint64_t kMaxSpread = 4096;
-  constexpr uint64_t kMaxJobs = 256;
   if (has("tokens")) {
     QC_ASSIGN(options->tokens, ParseTokens(text("tokens")));
   }
   if (has("verify-tokens")) {
-    QC_ASSIGN(options->spread_tokens, Count("verify-tokens", text("verify-tokens"), kMaxSpread));
+    QC_ASSIGN(options->spread_tokens, NumberOf(given, "verify-tokens", 1, kMaxSpread));
   }
-  options->jobs = std::max(1U, std::thread::hardware_concurrency());
-  if (has("jobs")) {
-    QC_ASSIGN(const uint64_t jobs, Count("jobs", text("jobs"), kMaxJobs));
-    options->jobs = static_cast<unsigned>(jobs);
-  }
+  QC_ASSIGN(options->jobs, JobsOf(given));
   if (has("zeros")) {
     const std::string zeros = text("zeros");
     if (zeros != "v1" && zeros != "v2") return Usage("usage", "--zeros={}: expected v1 or v2", Escape(zeros));
@@ -103,7 +85,7 @@ Status ReadOptions(const po::variables_map& given, AuditOptions* options) {
 }
 
 // What is asked for; options that belong to something else are a mistake.
-Status ChooseMode(const po::variables_map& given, AuditOptions* options) {
+Status ChooseMode(const GivenOptions& given, AuditOptions* options) {
   using Mode = AuditOptions::Mode;
   const auto has = [&](const char* name) { return given.count(name) != 0; };
   struct Choice {
@@ -157,23 +139,13 @@ std::string AuditHelp() {
 }
 
 Result<AuditOptions> ParseAuditOptions(int argc, const char* const* argv) {
-  po::options_description all = VisibleOptions();
-  all.add_options()("paths", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("paths", -1);
-  po::variables_map given;
-  try {
-    const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
-    po::store(po::command_line_parser(argc, argv).options(all).positional(positional).style(style).run(), given);
-  } catch (const po::error& error) {
-    return Usage("usage", "{}; see --help", Escape(error.what()));
-  }
+  QC_ASSIGN(const GivenOptions given, ParseOptions(VisibleOptions(), argc, argv));
   AuditOptions options;
   if (given.count("help") != 0) return options;
   if (given.count("version") != 0) return options.mode = AuditOptions::Mode::kVersion, options;
   QC_TRY(ReadOptions(given, &options));
   QC_TRY(ChooseMode(given, &options));
-  const auto paths = given.count("paths") != 0 ? given["paths"].as<std::vector<std::string>>() : std::vector<std::string>();
+  const std::vector<std::string> paths = TextsOf(given, "paths");
   if (options.mode == AuditOptions::Mode::kListFindings) {
     if (!paths.empty()) return Usage("usage", "--list-findings takes no folder");
     return options;

@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 
+#include "formats/base/html.h"
 #include "formats/base/text.h"
 
 namespace q2c {
@@ -51,23 +52,6 @@ struct Range {
 };
 
 }  // namespace
-
-std::string HtmlName(std::string_view name) { return HtmlText(Escape(name)); }
-
-std::string HtmlText(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      case '\'': out += "&#39;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
 
 std::string SizePlot(const AuditReport& report) {
   if (report.parts.empty()) return "";

@@ -15,21 +15,6 @@ Json DistanceJson(const Distance& distance) {
   return Json::Object({{"largest_value", Real(distance.largest_value)}, {"largest_error", Real(distance.largest_error)}, {"mean_error", Real(distance.mean_error)}});
 }
 
-// Puts a file where `path` says, in one step.
-Status PutFile(const std::string& path, const std::string& content) {
-  const std::string absolute = AbsolutePath(path);
-  const std::string name = BaseName(absolute);
-  const std::string fresh = fmt::format(".{}.new", name);
-  QC_ASSIGN(const Dir dir, Dir::Open(ParentPath(absolute)));
-  QC_ASSIGN(const bool stale, dir.Has(fresh));
-  if (stale) QC_TRY(dir.RemoveFile(fresh));
-  QC_TRY(WriteFile(dir, fresh, AsBytes(content)));
-  QC_ASSIGN(const bool there, dir.Has(name));
-  if (!there) return dir.Rename(fresh, dir, name, Dir::Move::kNoReplace);
-  QC_TRY(dir.Rename(fresh, dir, name, Dir::Move::kExchange));
-  return dir.RemoveFile(fresh);
-}
-
 }  // namespace
 
 Json FindingsJson(const std::vector<Error>& findings) {
@@ -119,7 +104,7 @@ Result<Json> ReadReport(std::string_view text) {
   return json;
 }
 
-Status WriteReport(const std::string& path, const Json& report) { return PutFile(path, report.Dump() + "\n"); }
+Status WriteReport(const std::string& path, const Json& report) { return PutFile(path, AsBytes(report.Dump() + "\n")); }
 
 Status WriteObservation(const std::string& path, const Observation& observation) {
   const auto append = [](const Rows& rows, std::string* data) {
@@ -136,7 +121,7 @@ Status WriteObservation(const std::string& path, const Observation& observation)
     entries.push_back({"logits", Dtype::kF32, {tokens, observation.logits.width}});
     append(observation.logits, &data);
   }
-  return PutFile(path, BuildSafetensorsHead(entries) + data);
+  return PutFile(path, AsBytes(BuildSafetensorsHead(entries) + data));
 }
 
 uint64_t PeakMemory() {

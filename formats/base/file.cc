@@ -187,7 +187,7 @@ Status Dir::Sync() const {
 
 Status Dir::Rename(const std::string& name, const Dir& to, const std::string& target, Move move) const {
   int result = -1;
-  if (move == Move::kReplaceEmpty) {
+  if (move == Move::kReplace) {
     result = ::renameat(fd(), name.c_str(), to.fd(), target.c_str());
   } else {
     const unsigned int flags = move == Move::kExchange ? RENAME_EXCHANGE : RENAME_NOREPLACE;
@@ -328,6 +328,16 @@ Status WriteFile(const Dir& dir, const std::string& name, ByteView bytes) {
   QC_ASSIGN(const OutputFile file, OutputFile::Create(dir, name));
   QC_TRY(file.WriteAt(0, bytes));
   return file.Sync();
+}
+
+Status PutFile(const std::string& path, ByteView bytes) {
+  const std::string absolute = AbsolutePath(path);
+  const std::string name = BaseName(absolute);
+  const std::string fresh = fmt::format(".{}.new", name);
+  QC_ASSIGN(const Dir dir, Dir::Open(ParentPath(absolute)));
+  QC_TRY(dir.RemoveFile(fresh));  // of a run that was killed
+  QC_TRY(WriteFile(dir, fresh, bytes));
+  return dir.Rename(fresh, dir, name, Dir::Move::kReplace);
 }
 
 Result<FileLock> FileLock::Take(const Dir& dir, const std::string& name) {

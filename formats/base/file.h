@@ -87,8 +87,8 @@ class Dir {
   Status Sync() const;
 
   // Renames name -> to/target. kNoReplace fails with kUsage "exists" if the target exists;
-  // kReplaceEmpty replaces an empty folder; kExchange swaps the two.
-  enum class Move { kNoReplace, kReplaceEmpty, kExchange };
+  // kReplace puts it in place of a file or of an empty folder; kExchange swaps the two.
+  enum class Move { kNoReplace, kReplace, kExchange };
   Status Rename(const std::string& name, const Dir& to, const std::string& target, Move move) const;
 
  private:
@@ -150,6 +150,8 @@ class OutputFile {
 
 // Creates the file, writes it, syncs it.
 Status WriteFile(const Dir& dir, const std::string& name, ByteView bytes);
+// Puts a file where `path` says, in one step, in place of what was there.
+Status PutFile(const std::string& path, ByteView bytes);
 
 // An exclusive lock that dies with the process.
 class FileLock {

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "convert/plan.h"
+#include "tests/unit/support/converted.h"
 #include "tests/unit/support/results.h"
 #include "tests/unit/support/temp_folder.h"
 #include "tests/unit/support/tiny_model.h"
@@ -75,16 +76,6 @@ class FirstGeneration : public testing::Test {
     options.allow_rounding = target.starts_with("dense-") || target == "mlx";
     return options;
   }
-  // Converts, verified, and returns the tensors of the output.
-  static std::map<std::string, Bytes> Convert(const JobOptions& options) {
-    const PlannedJob planned = Must(PlanJob(options));
-    const JobReport report = Must(RunJob(planned, options));
-    EXPECT_TRUE(report.findings.empty()) << (report.findings.empty() ? "" : report.findings.front().Text());
-    const Checkpoint output = Must(Checkpoint::Open(options.out, Links::kRefuse));
-    std::map<std::string, Bytes> tensors;
-    for (const TensorInfo& info : output.tensors()) tensors[info.name] = Must(output.ReadWhole(info));
-    return tensors;
-  }
   const test::TempFolder folder_;
   const std::string apart_ = folder_ / "apart";
   const std::string fused_ = folder_ / "fused";
@@ -104,8 +95,8 @@ TEST_F(FirstGeneration, SplitIsWhatIsStoredApart) {
       for (const char* target : {"transformers-4.x", "gptqmodel-v2", "optimum-1.19", "compressed-tensors", "awq", "mlx", "dense-fp16", "dense-fp32"}) {
         if (bits != 4 && target == std::string("awq")) continue;
         SCOPED_TRACE(fmt::format("{} bits, less {}, {}", bits, minus, target));
-        const auto expected = Convert(Job(apart_, out_ + "a", target));
-        const auto split = Convert(Job(fused_, out_ + "b", target));
+        const auto expected = test::Converted(Job(apart_, out_ + "a", target));
+        const auto split = test::Converted(Job(fused_, out_ + "b", target));
         EXPECT_EQ(expected, split);
         std::filesystem::remove_all(out_ + "a");
         std::filesystem::remove_all(out_ + "b");
@@ -218,8 +209,8 @@ TEST_F(Vision, BothNestingsComeOutAsTheFirst) {
   WithVision("model.visual.", "model.language_model.").Write(fused_);
   for (const char* target : {"transformers-4.x", "transformers-5.x", "compressed-tensors", "awq", "dense-fp32"}) {
     SCOPED_TRACE(target);
-    const auto flat = Convert(test::TinyJob(apart_, out_ + "a", target));
-    const auto nested = Convert(test::TinyJob(fused_, out_ + "b", target));
+    const auto flat = test::Converted(test::TinyJob(apart_, out_ + "a", target));
+    const auto nested = test::Converted(test::TinyJob(fused_, out_ + "b", target));
     EXPECT_EQ(flat, nested);
     EXPECT_TRUE(flat.contains("visual.blocks.0.attn.qkv.weight") && flat.contains(kLayer + "self_attn.q_proj.bias"));
     if (target == std::string("transformers-4.x")) {

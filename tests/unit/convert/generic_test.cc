@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/unit/support/converted.h"
 #include "tests/unit/support/results.h"
 #include "tests/unit/support/temp_folder.h"
 #include "tests/unit/support/tiny_model.h"
@@ -56,17 +57,6 @@ class Generic : public testing::Test {
     options.generic = true;
     return options;
   }
-  static std::map<std::string, Bytes> Convert(const JobOptions& options) {
-    std::filesystem::remove_all(options.out);
-    const PlannedJob planned = Must(PlanJob(options));
-    const JobReport report = Must(RunJob(planned, options));
-    EXPECT_TRUE(report.findings.empty()) << (report.findings.empty() ? "" : report.findings.front().Text());
-    EXPECT_TRUE(report.compared.has_value());
-    const Checkpoint output = Must(Checkpoint::Open(options.out, Links::kRefuse));
-    std::map<std::string, Bytes> tensors;
-    for (const TensorInfo& info : output.tensors()) tensors[info.name] = Must(output.ReadWhole(info));
-    return tensors;
-  }
   const test::TempFolder folder_;
   const std::string known_ = folder_ / "known";
   const std::string foreign_ = folder_ / "foreign";
@@ -84,8 +74,8 @@ TEST_F(Generic, EqualToTheKnownOneUnderItsOwnNames) {
       if (bits != 4 && target == std::string("awq")) continue;
       SCOPED_TRACE(fmt::format("{} bits, {}", bits, target));
       std::map<std::string, Bytes> expected;
-      for (auto& [name, bytes] : Convert(Job(known_, out_, target))) expected[Foreign(name)] = bytes;
-      EXPECT_EQ(Convert(Job(foreign_, out_, target)), expected);
+      for (auto& [name, bytes] : test::Converted(Job(known_, out_, target))) expected[Foreign(name)] = bytes;
+      EXPECT_EQ(test::Converted(Job(foreign_, out_, target)), expected);
     }
   }
 }
@@ -94,7 +84,7 @@ TEST_F(Generic, EqualToTheKnownOneUnderItsOwnNames) {
 // linears then come from their parts.
 TEST_F(Generic, ReadsTheSizesOfEveryLayout) {
   test::MakeTiny({.group_size = 128, .zero_biases = false, .wide = true}).Write(known_);
-  const std::map<std::string, Bytes> weights = Convert(Job(known_, out_, "dense-fp32"));
+  const std::map<std::string, Bytes> weights = test::Converted(Job(known_, out_, "dense-fp32"));
   struct Case {
     const char* target;
     const char* layout;
@@ -104,7 +94,7 @@ TEST_F(Generic, ReadsTheSizesOfEveryLayout) {
     JobOptions options = Job(known_, out_, each.target);
     options.layout = each.layout;
     options.allow_rounding = true;  // of scales that the layout has as floats of its own
-    Convert(options);
+    test::Converted(options);
     std::filesystem::remove_all(foreign_);
     std::filesystem::rename(out_, foreign_);
     Disguise(foreign_);
@@ -118,7 +108,7 @@ TEST_F(Generic, ReadsTheSizesOfEveryLayout) {
       EXPECT_EQ(found.expected.in_features, linear.in);
       EXPECT_EQ(found.expected.out_features, linear.out);
     }
-    const std::map<std::string, Bytes> again = Convert(back);
+    const std::map<std::string, Bytes> again = test::Converted(back);
     for (const auto& [name, bytes] : weights) {
       if (name.find("_proj.weight") == std::string::npos) continue;
       EXPECT_EQ(again.at(name), bytes) << name;
@@ -173,7 +163,7 @@ TEST_F(Generic, KeepsWhatItDoesNotKnow) {
   model.Add({"stack.body.0.mix.q.extra", "F32", {1}, Bytes(4, std::byte{5})});  // beside the parts of one
   model.Write(foreign_);
   const JobOptions options = Job(foreign_, out_, "compressed-tensors");
-  const std::map<std::string, Bytes> made = Convert(options);
+  const std::map<std::string, Bytes> made = test::Converted(options);
   for (const char* name : {"counts", "stack.body.0.table.weight", "stack.body.0.filter.weight", "stack.body.0.gain.weight", "stack.body.0.gain.scales", "stack.body.0.mix.q.extra", "stack.body.0.mix.o.bias", "words.weight"}) {
     ASSERT_TRUE(made.contains(name)) << name;
     EXPECT_EQ(made.at(name), model.At(name).bytes) << name;

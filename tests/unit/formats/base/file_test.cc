@@ -118,12 +118,12 @@ TEST_F(File, RenameNeverReplacesUnlessTold) {
   std::filesystem::create_directory(At("empty"));
   ExpectError(dir_.Rename("a", dir_, "b", Dir::Move::kNoReplace), Code::kUsage, "output-exists", {"b"});
   ExpectError(dir_.Rename("a", dir_, "empty", Dir::Move::kNoReplace), Code::kUsage, "output-exists");
-  ExpectError(dir_.Rename("a", dir_, "b", Dir::Move::kReplaceEmpty), Code::kUsage, "output-exists");
+  ExpectError(dir_.Rename("a", dir_, "b", Dir::Move::kReplace), Code::kUsage, "output-exists");
   EXPECT_EQ(test::ReadWhole(At("b/f")), "b");
   Must(dir_.Rename("a", dir_, "b", Dir::Move::kExchange));
   EXPECT_EQ(test::ReadWhole(At("b/f")), "a");
   EXPECT_EQ(test::ReadWhole(At("a/f")), "b");
-  Must(dir_.Rename("a", dir_, "empty", Dir::Move::kReplaceEmpty));
+  Must(dir_.Rename("a", dir_, "empty", Dir::Move::kReplace));
   EXPECT_EQ(test::ReadWhole(At("empty/f")), "b");
   const Dir inner = Must(dir_.OpenDir("b"));
   Must(dir_.Rename("empty", inner, "moved", Dir::Move::kNoReplace));
