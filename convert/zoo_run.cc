@@ -252,11 +252,15 @@ class Worker {
     }
     ClearLeases();
   }
+  // A settled model needs no lease, whatever its number: one that was taken over may be finished by
+  // the worker that was thought dead, while the one that took it over died.
   void ClearLeases() {
     const Result<std::vector<HeldLease>> leases = leases_.List();
     if (!leases.ok()) return;
     for (const HeldLease& held : leases.value()) {
-      if (index_.contains(held.lease.unit) && held.lease.fence <= history_.Of(held.lease.unit).fence) (void)leases_.Release(held.lease);
+      const auto found = index_.find(held.lease.unit);
+      if (found == index_.end()) continue;
+      if (units_[found->second].state != State::kOpen || held.lease.fence <= history_.Of(held.lease.unit).fence) (void)leases_.Release(held.lease);
     }
   }
 
