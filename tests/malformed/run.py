@@ -213,6 +213,24 @@ def in_fresh_folder(work):
         shutil.rmtree(root)
 
 
+def damaged(bases, folder, every=1):
+    """(case, box) for each row of the tables, in a folder of its own that is removed afterwards; what cannot be made here is left out."""
+    for number, case in enumerate([case for table in TABLES for case in table.rows()][::every]):
+        work = folder / str(number)
+        work.mkdir()
+        try:
+            box = Box(work, bases.folder(case.base))
+            case.damage(box)
+            yield case, box
+        except Skip:
+            pass
+        finally:
+            for path in work.rglob("*"):
+                if path.is_dir() and not path.is_symlink():
+                    path.chmod(0o755)
+            shutil.rmtree(work, ignore_errors=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--binary", default="qwen2-convert")
