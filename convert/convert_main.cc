@@ -68,7 +68,7 @@ q2c::Result<std::string> Restore(const CommandLine& line) {
 
 q2c::Result<std::string> Run(const CommandLine& line) {
   switch (line.mode) {
-    case CommandLine::Mode::kHelp: return q2c::HelpText();
+    case CommandLine::Mode::kHelp: return q2c::ManualAs(q2c::ConvertManual(), line.help);
     case CommandLine::Mode::kVersion: return std::string("qwen2-convert " Q2C_VERSION "\n");
     case CommandLine::Mode::kListTargets: return ListTargets(line.json);
     case CommandLine::Mode::kListRepairs: return line.json ? q2c::RepairsJson().Dump() + "\n" : q2c::RepairsText();

@@ -12,6 +12,7 @@
 #include "convert/produce.h"
 #include "formats/base/hash.h"
 #include "formats/base/text.h"
+#include "formats/base/timings.h"
 
 namespace q2c {
 namespace {
@@ -290,6 +291,7 @@ class Executor {
       lane->waiting.erase(lane->waiting.begin());
       lane->busy = true;
       lock->unlock();
+      const Timed timed(Stage::kHash);
       lane->lane->Update(*chunk, chunk->head ? AsBytes(plan_.files[chunk->file].head) : ByteView(buffer->First(chunk->bytes)));
       lock->lock();
       lane->busy = false;

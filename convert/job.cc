@@ -8,9 +8,12 @@
 #include <set>
 
 #include "convert/execute.h"
+#include "convert/provenance.h"
 #include "convert/undo.h"
 #include "formats/base/hash.h"
 #include "formats/base/text.h"
+#include "formats/base/timings.h"
+#include "formats/model_signature.h"
 #include "verify/compare.h"
 
 namespace q2c {
@@ -120,7 +123,7 @@ Status WriteUndo(const Plan& plan, const JobOptions& options, const Dir& dir, Pr
 }
 
 // Manifest and sums come last: the manifest says what the proof has found the weights to be.
-Status WriteAccounts(const Dir& dir, const Plan& plan, const JobReport& report, Manifest* manifest, Written* written) {
+Status WriteAccounts(const Dir& dir, const Plan& plan, const JobOptions& options, const JobReport& report, const std::optional<EcKey>& key, Manifest* manifest, Written* written) {
   if (report.fingerprint.has_value()) {
     manifest->fingerprint = {report.fingerprint->values, report.fingerprint->qlf1};
     std::map<std::string, ManifestDigests> digests;
@@ -132,17 +135,26 @@ Status WriteAccounts(const Dir& dir, const Plan& plan, const JobReport& report, 
   }
   const std::string text = WriteManifest(*manifest);
   QC_TRY(WriteSmall(dir, kManifestName, AsBytes(text), written));
+  if (options.provenance) {
+    QC_ASSIGN(const std::string provenance, WriteProvenance(plan, *manifest, written->files, options.jobs));
+    QC_TRY(WriteSmall(dir, kProvenanceName, AsBytes(provenance), written));
+  }
   std::vector<ManifestFile> files = written->files;
   std::ranges::sort(files, {}, &ManifestFile::name);
   std::string sums;
   for (const ManifestFile& file : files) sums += SumLine(file);
-  return WriteSmall(dir, kSumsName, AsBytes(sums), written);
+  QC_TRY(WriteSmall(dir, kSumsName, AsBytes(sums), written));
+  if (!key.has_value()) return {};
+  std::vector<SignedFile> all;
+  for (const ManifestFile& file : written->files) all.push_back({file.name, file.sha256});
+  QC_ASSIGN(const std::string signature, WriteModelSignature(BaseName(AbsolutePath(options.out)), std::move(all), *key));
+  return WriteSmall(dir, kSignatureName, AsBytes(signature), written);
 }
 
-// Only them, as something to hold the folder against.
-Manifest LastTwo(const Written& written) {
+// The files from this one on, as something to hold the folder against.
+Manifest FilesFrom(const Written& written, size_t first) {
   Manifest manifest;
-  manifest.files.assign(written.files.end() - 2, written.files.end());
+  manifest.files.assign(written.files.begin() + static_cast<std::ptrdiff_t>(first), written.files.end());
   return manifest;
 }
 
@@ -176,6 +188,7 @@ Status Verify(const PlannedJob& planned, const JobOptions& options, const Dir& d
     report->verified = "not verified (--verify=none)";
     return {};
   }
+  const Timed timed(Stage::kVerify);
   const auto check_stop = [&] { return CheckStop(options.stop); };
   const auto count = [&](uint64_t bytes) { progress->Add(bytes); };
   progress->Begin("reading back", planned.plan.OutputBytes());
@@ -260,6 +273,10 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const Plan& plan = planned.plan;
   Progress progress(options.progress);
+  std::optional<EcKey> key;
+  if (!options.sign.empty()) {
+    QC_ASSIGN(key, EcKey::LoadPrivate(options.sign, options.passphrase));
+  }
   QC_ASSIGN(Staging staging, Staging::Begin(options.out, planned.checkpoint->path(), options.overwrite, options.attempt));
   const Dir& dir = staging.dir();
   QC_ASSIGN(const uint64_t room, FreeBytes(dir));
@@ -288,11 +305,14 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   report.bytes = plan.OutputBytes();
   report.in_place = staging.in_place();
   QC_TRY(Verify(planned, options, dir, manifest, &progress, &report));
-  QC_TRY(WriteAccounts(dir, plan, report, &manifest, &written));
-  if (options.verify > VerifyLevel::kNone) QC_TRY(Keep(VerifyHashes(dir, LastTwo(written), {}), &report));
+  const size_t accounts = written.files.size();
+  QC_TRY(WriteAccounts(dir, plan, options, report, key, &manifest, &written));
+  if (options.verify > VerifyLevel::kNone) QC_TRY(Keep(VerifyHashes(dir, FilesFrom(written, accounts), {}), &report));
   std::ranges::sort(written.files, {}, &ManifestFile::name);
   report.files = written.files.size();
   report.written = written.files;
+  // Before anything is blamed on the conversion.
+  QC_TRY(planned.checkpoint->CheckUnchanged());
   if (report.findings.empty()) {
     QC_TRY(SyncAll(written));
     QC_TRY(planned.checkpoint->CheckUnchanged());

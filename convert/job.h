@@ -43,7 +43,11 @@ struct JobOptions {
   uint64_t spread_tokens = 16;
   ReadFrom verify_read = ReadFrom::kCache;
   std::string report;              // where to write the report, or empty
+  std::string sign;                // a private key, or empty
+  std::string passphrase;          // of the key
+  bool provenance = false;         // say where the output comes from, in a file of its own
   bool undo = false;               // keep a record from which the input can be restored
+  bool timings = false;            // tell where the time went
   bool keep_failed = false;        // leave the staging folder where the verification failed
   unsigned jobs = 1;
   Progress::Show progress = Progress::Show::kAuto;

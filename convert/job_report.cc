@@ -1,8 +1,19 @@
 #include "convert/job.h"
 #include "formats/base/text.h"
+#include "formats/base/timings.h"
 #include "verify/report.h"
 
 namespace q2c {
+namespace {
+
+Json TimingsJson(const TimeSpent& spent) {
+  const auto number = [](double seconds) { return Json::Number(fmt::format("{:.3f}", seconds)); };
+  Json timings = Json::Object({{"elapsed", number(spent.elapsed)}, {"processor", number(spent.processor)}, {"limited_by", Json::String(spent.LimitedBy())}});
+  for (size_t i = 1; i < spent.seconds.size(); ++i) timings.Set(std::string(kStageNames.at(i)), number(spent.seconds.at(i)));
+  return timings;
+}
+
+}  // namespace
 
 Json ReportDocument(const PlannedJob& planned, const JobOptions& options, const JobReport& report) {
   Json targets = Json::Array();
@@ -27,6 +38,7 @@ Json ReportDocument(const PlannedJob& planned, const JobOptions& options, const 
   document.Set("files", std::move(files));
   document.Set("verification", std::move(verification));
   document.Set("seconds", Json::Number(fmt::format("{:.3f}", report.seconds)));
+  if (options.timings) document.Set("timings", TimingsJson(SpentSoFar()));
   document.Set("peak_memory_bytes", Json::Integer(PeakMemory()));
   return document;
 }
@@ -40,6 +52,7 @@ std::string ReportText(const JobOptions& options, const JobReport& report) {
   if (report.forward.has_value()) text += ForwardText(*report.forward);
   if (report.fingerprint.has_value()) text += fmt::format("fingerprint of what was written: values {}, qlf1 {}\n", report.fingerprint->values, report.fingerprint->qlf1);
   if (report.in_place) text += "note: the output is a mount point, so its files were moved in one by one, config.json last; a crash in that moment leaves a folder without config.json\n";
+  if (options.timings) text += SpentSoFar().Text();
   return text;
 }
 

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <set>
-#include <sstream>
 
 #include "formats/base/command_line.h"
 #include "formats/base/text.h"
@@ -11,19 +10,35 @@
 namespace q2c {
 namespace {
 
-OptionTable VisibleOptions() {
+OptionTable CommonOptions() {
   OptionTable options = NewOptionTable();
   options.add_options()
       ("target", ListValue("NAME"), "what the output is for; repeat it for one output that serves several (see --list-targets)")
       ("dry-run", "print the plan and write nothing")
       ("explain", TextValue("TENSOR"), "tell what becomes of one tensor, named as in the input or the output; write nothing")
-      ("json", "print one JSON document on standard output")
       ("verify", TextValue("LEVEL"), "forward: compare every weight with the input, and a forward pass of both (default); exact: only the former; hash: read every byte back; none")
+      ("undo", "keep a small record in OUT from which --restore makes the files of IN again, byte for byte")
+      ("restore", "IN is a folder written with --undo: write the files it was made from to OUT, with equal SHA-256")
+      ("allow-rounding", "accept values that change by rounding; the report says by how much")
+      ("force", "replace an output folder that is not empty, in one step")
+      ("report", TextValue("FILE"), "write what was found, done and proven to FILE, as JSON")
+      ("json", "print one JSON document on standard output")
+      ("jobs", TextValue("N"), "threads (default: one a processor); the output does not depend on it")
+      ("quiet,q", "print errors only")
+      ("list-targets", "print the targets and the software they were last tried with")
+      ("list-repairs", "print the repairs: what each does, when, and what becomes of a file without it")
+      ("version", "print the version")
+      ("help", HelpValue(), kHelpText);
+  return options;
+}
+
+OptionTable FurtherOptions() {
+  OptionTable options = NewOptionTable("Further options");
+  options.add_options()
       ("tokens", TextValue("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
       ("verify-tokens", TextValue("N"), "how many ids to spread over the vocabulary instead")
       ("verify-read", TextValue("FROM"), "cache: read back what programs would see (default); device: drop the cache first")
       ("layout", TextValue("NAME"), "layout of the quantised linears, where the target takes several")
-      ("allow-rounding", "accept values that change by rounding; the report says by how much")
       ("arch", TextValue("generic"), "where the architecture is not known, take the model as it is: nothing renamed, no bias judged, no forward pass")
       ("text-only", "leave out the vision tower, for a target that has no place for it")
       ("group-size", TextValue("N"), "split groups into groups of N inputs; N has to divide their size")
@@ -33,19 +48,12 @@ OptionTable VisibleOptions() {
       ("only", ListValue("ID"), "make this repair and no other (see --list-repairs); may be repeated")
       ("skip", ListValue("ID"), "do not make this repair; may be repeated")
       ("zeros", TextValue("v1|v2"), "how the input stores zero points, where the data does not show it")
-      ("undo", "keep a small record in OUT from which --restore makes the files of IN again, byte for byte")
-      ("restore", "IN is a folder written with --undo: write the files it was made from to OUT, with equal SHA-256")
-      ("force", "replace an output folder that is not empty, in one step")
-      ("report", TextValue("FILE"), "write what was found, done and proven to FILE, as JSON")
+      ("sign", TextValue("KEY.pem"), "sign OUT with an elliptic-curve key (OpenSSF model signing); its passphrase is taken from $QWEN2_CONVERT_PASSPHRASE")
+      ("provenance", "write provenance.intoto.json: the inputs by digest, the options, the outputs by digest (in-toto, SLSA v1); reads the input once more")
+      ("timings", "tell where the time went, and what limited it")
       ("keep-failed", "where the verification fails, leave what was written in its hidden folder beside OUT")
       ("follow-links", "follow symbolic links in the input wherever they lead")
-      ("jobs", TextValue("N"), "threads (default: one a processor); the output does not depend on it")
-      ("quiet,q", "print errors only")
-      ("verbose,v", "name every tensor in the plan")
-      ("list-targets", "print the targets and the software they were last tried with")
-      ("list-repairs", "print the repairs: what each does, when, and what becomes of a file without it")
-      ("version", "print the version")
-      ("help", "print this help");
+      ("verbose,v", "name every tensor in the plan");
   return options;
 }
 
@@ -110,6 +118,10 @@ Status ReadOptions(const GivenOptions& given, CommandLine* line) {
   }
   if (given.count("report") != 0) job.report = text("report");
   job.undo = given.count("undo") != 0;
+  if (given.count("sign") != 0) job.sign = text("sign");
+  job.passphrase = EnvironmentVariable("QWEN2_CONVERT_PASSPHRASE");
+  job.provenance = given.count("provenance") != 0;
+  job.timings = given.count("timings") != 0;
   job.keep_failed = given.count("keep-failed") != 0;
 #ifdef Q2C_TEST_DAMAGE
   if (given.count("test-damage") != 0) job.test_damage = text("test-damage");
@@ -142,29 +154,31 @@ Status CheckRestoreOptions(const GivenOptions& given) {
 
 }  // namespace
 
-std::string HelpText() {
-  std::ostringstream out;
-  out << "qwen2-convert IN OUT --target=NAME\n\n"
-         "Rewrites a quantised Qwen2 checkpoint for other software and proves that nothing was lost.\n"
-         "IN is a folder, a Hub snapshot folder or hf://org/name[@revision] (from the cache of this machine).\n"
-         "IN is never changed. OUT appears complete and verified, or not at all.\n"
-         "qwen2-convert --restore IN OUT takes a conversion with --undo back.\n\n"
-      << VisibleOptions()
-      << "\nExit codes: 0 done and verified; 1 mismatch; 2 usage; 3 a check could not be run; 65 input malformed;\n"
-         "69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again; 76 no space;\n"
-         "77 permission; 130, 143 interrupted.\n";
-  return out.str();
+Manual ConvertManual() {
+  Manual manual{CommonOptions(), FurtherOptions()};
+  manual.name = "qwen2-convert";
+  manual.summary = "rewrite a quantised Qwen2 checkpoint for other software, and prove the result";
+  manual.usage = {"qwen2-convert IN OUT --target=NAME", "qwen2-convert --restore IN OUT"};
+  manual.about = "Rewrites a quantised Qwen2 checkpoint for other software and proves that nothing was lost.\n"
+                 "IN is a folder, a Hub snapshot folder or hf://org/name[@revision] (from the cache of this machine).\n"
+                 "IN is never changed. OUT appears complete and verified, or not at all.\n";
+  manual.exit_codes = "0 done and verified; 1 mismatch; 2 usage; 3 a check could not be run; 65 input malformed;\n"
+                      "69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again; 76 no space;\n"
+                      "77 permission; 130, 143 interrupted.\n";
+  manual.values = {{"target", TargetNames()}, {"verify", {"forward", "exact", "hash", "none"}}, {"verify-read", {"cache", "device"}}, {"zeros", {"v1", "v2"}}, {"arch", {"generic"}}};
+  manual.see_also = {"qwen2-audit(1)", "qwen2-zoo(1)", "qwen2-convert-report(5)", "qwen2-convert-manifest(5)", "qwen2-convert-undo(5)"};
+  return manual;
 }
 
 Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
-  OptionTable all = VisibleOptions();
+  OptionTable all = ConvertManual().Options();
 #ifdef Q2C_TEST_DAMAGE
   all.add_options()("test-damage", TextValue("TENSOR:BIT"));
 #endif
   QC_ASSIGN(const GivenOptions given, ParseOptions(std::move(all), argc, argv));
   CommandLine line;
   using Mode = CommandLine::Mode;
-  if (given.count("help") != 0) return line.mode = Mode::kHelp, line;
+  if (given.count("help") != 0) return line.mode = Mode::kHelp, line.help = given["help"].as<std::string>(), line;
   if (given.count("version") != 0) return line.mode = Mode::kVersion, line;
   QC_TRY(ReadOptions(given, &line));
   if (given.count("list-targets") != 0) return line.mode = Mode::kListTargets, line;

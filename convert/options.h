@@ -3,6 +3,7 @@
 #pragma once
 
 #include "convert/job.h"
+#include "formats/base/manual.h"
 
 namespace q2c {
 
@@ -10,6 +11,7 @@ struct CommandLine {
   enum class Mode { kConvert, kDryRun, kExplain, kRestore, kListTargets, kListRepairs, kVersion, kHelp };
   Mode mode = Mode::kConvert;
   JobOptions job;
+  std::string help;      // its form
   std::string explain;   // the tensor
   bool json = false;
   bool quiet = false;
@@ -18,6 +20,6 @@ struct CommandLine {
 
 // Errors: kUsage; kNotRun for a level of verification that does not exist yet.
 Result<CommandLine> ParseCommandLine(int argc, const char* const* argv);
-std::string HelpText();
+Manual ConvertManual();
 
 }  // namespace q2c

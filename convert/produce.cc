@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "formats/base/text.h"
+#include "formats/base/timings.h"
 #include "formats/cast.h"
 
 namespace q2c {
@@ -59,6 +60,7 @@ Result<QuantLinear> Make(const Plan& plan, const PlannedLinear& planned, uint8_t
   const auto within = [](uint64_t first, uint64_t count, uint64_t all) { return std::min(count, all - std::min(first, all)); };
   const Tile stored{std::min(tile.first_input, source.in_features), within(tile.first_input, tile.inputs, source.in_features), std::min(tile.first_output, source.out_features),
                     within(tile.first_output, tile.outputs, source.out_features)};
+  const Timed timed(Stage::kDecode);
   QuantLinear linear;
   if (stored.inputs > 0 && stored.outputs > 0) {
     QC_ASSIGN(linear, DecodeLinear(*plan.model, *planned.linear, components, stored));
@@ -98,6 +100,7 @@ Status Encode(const Plan& plan, const PlannedTensor& tensor, uint64_t from, Muta
   auto components = static_cast<uint8_t>(tensor.part->components & ~(kFromScales | kSizes));
   if ((tensor.part->components & kFromScales) != 0) components |= kScales;
   QC_ASSIGN(QuantLinear linear, Make(plan, *tensor.linear, components, tile));
+  const Timed timed(Stage::kEncode);
   CastScales(tensor.linear->scale_dtype, &linear);
   return tensor.part->encode(linear, out);
 }
@@ -109,6 +112,7 @@ Status CastPiece(const Plan& plan, const PlannedTensor& tensor, uint64_t from, M
   const auto elements = [&](uint64_t bytes) { return bytes * 8 / made.bits * made.block; };
   std::vector<std::byte> bytes(elements(out.size()) / in.block * in.bits / 8);
   QC_TRY(plan.model->checkpoint->Read(info, plan.InputOffset(tensor) + elements(from) / in.block * in.bits / 8, bytes));
+  const Timed timed(Stage::kEncode);
   Cast(bytes, info.dtype, out, tensor.dtype);
   return {};
 }

@@ -93,7 +93,10 @@ q2c::Result<int> Report(const ZooCommand& command, const q2c::ZooSummary& summar
 
 q2c::Result<int> Carry(const ZooCommand& command) {
   using Mode = ZooCommand::Mode;
-  if (command.mode == Mode::kHelp) return Print(q2c::ZooHelpText(), Code::kOk);
+  if (command.mode == Mode::kHelp) {
+    QC_ASSIGN(const std::string help, q2c::ManualAs(q2c::ZooManual(), command.help));
+    return Print(help, Code::kOk);
+  }
   if (command.mode == Mode::kVersion) return Print("qwen2-zoo " Q2C_VERSION "\n", Code::kOk);
   if (command.mode == Mode::kPlan) return Plan(command);
   QC_ASSIGN(const q2c::ZooPlan plan, q2c::ReadZooPlan(command.plan));

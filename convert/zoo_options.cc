@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <map>
-#include <sstream>
 
 #include "formats/base/command_line.h"
 #include "formats/base/text.h"
@@ -53,7 +52,7 @@ OptionTable VisibleOptions() {
       ("only", ListValue("FINDING"), "retry: only models that failed with this finding; output-missing: those whose output has been removed; may be repeated")
       ("quiet,q", "plan, run: print errors only")
       ("version", "print the version")
-      ("help", "print this help");
+      ("help", HelpValue(), kHelpText);
   return options;
 }
 
@@ -139,28 +138,25 @@ std::string Wrapped(const std::string& words) {
 
 }  // namespace
 
-std::string ZooHelpText() {
-  std::ostringstream out;
-  out << "qwen2-zoo plan ROOT OUT --target=NAME [options of qwen2-convert] > PLAN\n"
-         "qwen2-zoo run PLAN\n"
-         "qwen2-zoo status|report|verify|retry PLAN\n\n"
-         "Rewrites every checkpoint below ROOT, each as qwen2-convert would, and each to its path below OUT.\n"
-         "Any number of workers, on any number of machines that share the folders, may run one plan; any of them\n"
-         "may die. To go on after an interruption, run it again. One Ctrl-C lets the models in work be finished,\n"
-         "a second stops them. Journals, reports and leases lie in PLAN.d/; OUT holds finished models only.\n\n"
-         "  plan    find the checkpoints, plan each, print the plan\n"
-         "  run     convert until every model is done or has failed\n"
-         "  status  how far it is\n"
-         "  report  what was done, how fast, and what failed why\n"
-         "  verify  hold every output against its manifest\n"
-         "  retry   give failed models another chance at the next run\n\n"
-      << VisibleOptions()
-      << "\nOptions of qwen2-convert that a plan may hold, see there:\n"
-      << Wrapped(ZooPlanOptionNames())
-      << "\nExit codes: 0 done; 1 a model is refused (plan), has failed (run) or does not match (verify); 2 usage;\n"
-         "65 plan malformed; 69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again;\n"
-         "76 no space; 77 permission; 130, 143 interrupted.\n";
-  return out.str();
+Manual ZooManual() {
+  Manual manual{VisibleOptions(), NewOptionTable("Further options")};
+  manual.name = "qwen2-zoo";
+  manual.summary = "rewrite every checkpoint of a model zoo, on one machine or many";
+  manual.usage = {"qwen2-zoo plan ROOT OUT --target=NAME [options of qwen2-convert] > PLAN", "qwen2-zoo run PLAN", "qwen2-zoo status|report|verify|retry PLAN"};
+  manual.about = "Rewrites every checkpoint below ROOT, each as qwen2-convert would, and each to its path below OUT.\n"
+                 "Any number of workers, on any number of machines that share the folders, may run one plan; any of them\n"
+                 "may die. To go on after an interruption, run it again. One Ctrl-C lets the models in work be finished,\n"
+                 "a second stops them. Journals, reports and leases lie in PLAN.d/; OUT holds finished models only.\n\n"
+                 "plan finds the checkpoints, plans each and prints the plan; run converts until every model is done or has\n"
+                 "failed; status says how far it is; report what was done, how fast, and what failed why; verify holds every\n"
+                 "output against its manifest; retry gives failed models another chance at the next run.\n";
+  manual.notes = "Options of qwen2-convert that a plan may hold, see there:\n" + Wrapped(ZooPlanOptionNames());
+  manual.exit_codes = "0 done; 1 a model is refused (plan), has failed (run) or does not match (verify); 2 usage;\n"
+                      "65 plan malformed; 69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again;\n"
+                      "76 no space; 77 permission; 130, 143 interrupted.\n";
+  manual.commands = {"plan", "run", "status", "report", "verify", "retry"};
+  manual.see_also = {"qwen2-convert(1)", "qwen2-audit(1)", "qwen2-zoo-plan(5)"};
+  return manual;
 }
 
 Result<ZooCommand> ParseZooCommand(int argc, const char* const* argv) {
@@ -175,7 +171,7 @@ Result<ZooCommand> ParseZooCommand(int argc, const char* const* argv) {
 #endif
   QC_ASSIGN(const GivenOptions given, ParseOptions(std::move(all), argc, argv));
   ZooCommand command;
-  if (given.count("help") != 0) return command.mode = Mode::kHelp, command;
+  if (given.count("help") != 0) return command.mode = Mode::kHelp, command.help = given["help"].as<std::string>(), command;
   if (given.count("version") != 0) return command.mode = Mode::kVersion, command;
   const std::vector<std::string> words = TextsOf(given, "paths");
   static const std::map<std::string, Mode> kModes = {{"plan", Mode::kPlan}, {"run", Mode::kRun}, {"status", Mode::kStatus}, {"report", Mode::kReport}, {"verify", Mode::kVerify}, {"retry", Mode::kRetry}};

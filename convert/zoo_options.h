@@ -6,12 +6,14 @@
 
 #include "convert/zoo_find.h"
 #include "convert/zoo_run.h"
+#include "formats/base/manual.h"
 
 namespace q2c {
 
 struct ZooCommand {
   enum class Mode { kPlan, kRun, kStatus, kReport, kVerify, kRetry, kVersion, kHelp };
   Mode mode = Mode::kHelp;
+  std::string help;      // its form
   std::string root;      // plan
   std::string out;
   FindOptions find;
@@ -24,6 +26,6 @@ struct ZooCommand {
 
 // Errors: kUsage.
 Result<ZooCommand> ParseZooCommand(int argc, const char* const* argv);
-std::string ZooHelpText();
+Manual ZooManual();
 
 }  // namespace q2c

@@ -15,6 +15,8 @@ namespace q2c {
 
 inline constexpr std::string_view kManifestName = "qwen2-convert.manifest.json";
 inline constexpr std::string_view kSumsName = "SHA256SUMS";
+inline constexpr std::string_view kSignatureName = "model.sig";                // formats/model_signature.h
+inline constexpr std::string_view kProvenanceName = "provenance.intoto.json";  // convert/provenance.h
 inline constexpr std::string_view kUndoName = "qwen2-convert.undo.zst";
 
 // verify/fingerprint.md; empty where nobody decoded what was written (--verify=hash).

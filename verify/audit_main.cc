@@ -7,6 +7,7 @@
 #include "verify/audit_report.h"
 #include "verify/model_compare.h"
 #include "verify/report.h"
+#include "verify/signature.h"
 
 namespace {
 
@@ -124,6 +125,26 @@ Result<Outcome> RunAudits(const AuditOptions& options) {
   return outcome;
 }
 
+Result<Outcome> CheckSignature(const AuditOptions& options) {
+  QC_ASSIGN(const q2c::SignatureReport report, q2c::VerifyModelSignature(options.in, {options.public_key, options.links, options.jobs, CheckSignal}));
+  Outcome outcome;
+  Json document = Schema();
+  document.Set("key", Json::String(report.key_hint));
+  document.Set("files", Json::Integer(report.files));
+  document.Set("findings", q2c::FindingsJson(report.findings));
+  for (const q2c::Error& finding : report.findings) outcome.text += finding.Text() + "\n";
+  if (!report.findings.empty()) {
+    outcome.code = Code::kFindings;
+  } else if (options.public_key.empty()) {
+    outcome.code = Code::kNotRun;
+    outcome.text = fmt::format("{} files are as they were signed; who signed them was not checked: name the public key with --verify-signature=PUB.pem [signature-not-checked]\n", report.files);
+  } else {
+    outcome.text = fmt::format("{} files are as they were signed with key {}\n", report.files, report.key_hint);
+  }
+  if (options.json) outcome.text = document.Dump() + "\n";
+  return outcome;
+}
+
 Outcome ListFindings(const AuditOptions& options) {
   using Format = AuditOptions::Format;
   if (options.format == Format::kMarkdown) return {q2c::FindingsMarkdown()};
@@ -132,10 +153,14 @@ Outcome ListFindings(const AuditOptions& options) {
 
 Result<Outcome> Run(const AuditOptions& options) {
   using Mode = AuditOptions::Mode;
-  if (options.mode == Mode::kHelp) return Outcome{q2c::AuditHelp()};
+  if (options.mode == Mode::kHelp) {
+    QC_ASSIGN(std::string help, q2c::ManualAs(q2c::AuditManual(), options.help));
+    return Outcome{std::move(help)};
+  }
   if (options.mode == Mode::kVersion) return Outcome{"qwen2-audit " Q2C_VERSION "\n"};
   if (options.mode == Mode::kListFindings) return ListFindings(options);
   if (options.mode == Mode::kAudit) return RunAudits(options);
+  if (options.mode == Mode::kSignature) return CheckSignature(options);
   QC_ASSIGN(const Opened opened, OpenModel(options.in, options));
   switch (options.mode) {
     case Mode::kFingerprint: return PrintFingerprint(opened, options);

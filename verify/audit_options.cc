@@ -1,39 +1,46 @@
 #include "verify/audit_options.h"
 
 #include <algorithm>
-#include <sstream>
 
 #include "formats/base/command_line.h"
 #include "formats/base/text.h"
+#include "formats/target.h"
 
 namespace q2c {
 namespace {
 
-OptionTable VisibleOptions() {
+OptionTable CommonOptions() {
   OptionTable options = NewOptionTable();
   options.add_options()
       ("read-data", "read every byte: scales, codes, float tensors, and the digests of the files")
       ("check-manifest", "compare the files with SHA256SUMS, the manifest, the names in a Hub cache and the like")
       ("target", TextValue("NAME"), "judge and repair for this target of qwen2-convert")
-      ("fail-on", TextValue("SEVERITY"), "error or warning: what counts for the exit code (default: warning; notes never do)")
-      ("sarif", "print SARIF 2.1.0 on standard output")
-      ("report", TextValue("FILE"), "write a report to FILE, which ends in .html or .json")
-      ("list-findings", TextValue("FORMAT")->implicit_value("text"), "print the table of findings (text, markdown; with --json as JSON)")
-      ("fingerprint", "print two digests that depend on the weights only: 'values' of the weights, 'qlf1' of codes, zero points and scales")
-      ("per-tensor", "with --fingerprint: the digests of every tensor")
       ("against", TextValue("DIR2"), "are DIR and DIR2 the same model, whatever their layouts?")
-      ("weights-only", "with --against: leave config, tokenizer and chat template out of the verdict")
+      ("fingerprint", "print two digests that depend on the weights only: 'values' of the weights, 'qlf1' of codes, zero points and scales")
       ("forward", "run a forward pass; NaN or infinity is a finding")
+      ("fail-on", TextValue("SEVERITY"), "error or warning: what counts for the exit code (default: warning; notes never do)")
+      ("report", TextValue("FILE"), "write a report to FILE, which ends in .html or .json")
+      ("json", "print one JSON document on standard output")
+      ("sarif", "print SARIF 2.1.0 on standard output")
+      ("list-findings", TextValue("FORMAT")->implicit_value("text"), "print the table of findings (text, markdown; with --json as JSON)")
+      ("jobs", TextValue("N"), "threads (default: one a processor); no result depends on it")
+      ("version", "print the version")
+      ("help", HelpValue(), kHelpText);
+  return options;
+}
+
+OptionTable FurtherOptions() {
+  OptionTable options = NewOptionTable("Further options");
+  options.add_options()
+      ("per-tensor", "with --fingerprint: the digests of every tensor")
+      ("verify-signature", TextValue("PUB.pem")->implicit_value(""), "is DIR what model.sig was written over (OpenSSF model signing), and by the holder of this key?")
+      ("weights-only", "with --against: leave config, tokenizer and chat template out of the verdict")
       ("forward-out", TextValue("FILE"), "with --forward: write input_ids, logits and hidden_states to FILE (safetensors)")
       ("tokens", TextValue("IDS"), "token ids of the forward pass, such as 9707,11,1879 (default: 16 spread over the vocabulary)")
       ("verify-tokens", TextValue("N"), "how many ids to spread over the vocabulary instead")
       ("arch", TextValue("generic"), "where the architecture is not known, judge what the tensors and configs show by themselves")
       ("zeros", TextValue("v1|v2"), "how GPTQ zero points are stored, where the data does not show it")
-      ("follow-links", "follow symbolic links wherever they lead")
-      ("json", "print one JSON document on standard output")
-      ("jobs", TextValue("N"), "threads (default: one a processor); no result depends on it")
-      ("version", "print the version")
-      ("help", "print this help");
+      ("follow-links", "follow symbolic links wherever they lead");
   return options;
 }
 
@@ -56,6 +63,7 @@ Status ReadOptions(const GivenOptions& given, AuditOptions* options) {
   if (has("arch") && text("arch") != "generic") return Usage("usage", "--arch={}: expected generic", Escape(text("arch")));
   options->generic = has("arch");
   if (has("against")) options->against = text("against");
+  if (has("verify-signature")) options->public_key = text("verify-signature");
   if (has("forward-out")) options->forward_out = text("forward-out");
   AuditRequest& request = options->request;
   request.read_data = has("read-data");
@@ -92,7 +100,7 @@ Status ChooseMode(const GivenOptions& given, AuditOptions* options) {
     const char* name;
     Mode mode;
   };
-  constexpr Choice kChoices[] = {{"list-findings", Mode::kListFindings}, {"fingerprint", Mode::kFingerprint}, {"forward", Mode::kForward}, {"against", Mode::kAgainst}};
+  constexpr Choice kChoices[] = {{"list-findings", Mode::kListFindings}, {"fingerprint", Mode::kFingerprint}, {"forward", Mode::kForward}, {"against", Mode::kAgainst}, {"verify-signature", Mode::kSignature}};
   size_t chosen = 0;
   options->mode = Mode::kAudit;
   for (const Choice& choice : kChoices) {
@@ -100,7 +108,7 @@ Status ChooseMode(const GivenOptions& given, AuditOptions* options) {
     options->mode = choice.mode;
     ++chosen;
   }
-  if (chosen > 1) return Usage("usage", "--list-findings, --fingerprint, --forward and --against are runs of their own");
+  if (chosen > 1) return Usage("usage", "--list-findings, --fingerprint, --forward, --against and --verify-signature are runs of their own");
   struct Needs {
     const char* name;
     Mode mode;
@@ -123,25 +131,26 @@ Status ChooseMode(const GivenOptions& given, AuditOptions* options) {
 
 }  // namespace
 
-std::string AuditHelp() {
-  std::ostringstream out;
-  out << "qwen2-audit DIR|FILE… [--read-data] [--check-manifest] [--target=NAME] [--json|--sarif] [--report=FILE]\n"
-         "qwen2-audit DIR --fingerprint | --forward | --against=DIR2\n"
-         "qwen2-audit --list-findings\n\n"
-         "Says what is wrong with a checkpoint, what made it, who can load it and what would repair it; changes\n"
-         "nothing and runs nothing. DIR is a folder, a Hub snapshot folder or hf://org/name[@revision] (from the\n"
-         "cache of this machine), FILE a single weight file.\n\n"
-      << VisibleOptions()
-      << "\nExit codes: 0 clean, or the same; 1 findings, or not the same; 2 usage; 3 a check could not be run; 65 input\n"
-         "malformed; 69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again;\n"
-         "76 no space; 77 permission; 130, 143 interrupted.\n";
-  return out.str();
+Manual AuditManual() {
+  Manual manual{CommonOptions(), FurtherOptions()};
+  manual.name = "qwen2-audit";
+  manual.summary = "say what is wrong with a checkpoint, who can load it and what would repair it";
+  manual.usage = {"qwen2-audit DIR|FILE… [--read-data] [--check-manifest] [--target=NAME] [--json|--sarif] [--report=FILE]", "qwen2-audit DIR --fingerprint | --forward | --against=DIR2", "qwen2-audit --list-findings"};
+  manual.about = "Says what is wrong with a checkpoint, what made it, who can load it and what would repair it; changes\n"
+                 "nothing and runs nothing. DIR is a folder, a Hub snapshot folder or hf://org/name[@revision] (from the\n"
+                 "cache of this machine), FILE a single weight file.\n";
+  manual.exit_codes = "0 clean, or the same; 1 findings, or not the same; 2 usage; 3 a check could not be run; 65 input\n"
+                      "malformed; 69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again;\n"
+                      "76 no space; 77 permission; 130, 143 interrupted.\n";
+  manual.values = {{"target", TargetNames()}, {"fail-on", {"error", "warning"}}, {"zeros", {"v1", "v2"}}, {"arch", {"generic"}}, {"list-findings", {"text", "markdown"}}};
+  manual.see_also = {"qwen2-convert(1)", "qwen2-zoo(1)"};
+  return manual;
 }
 
 Result<AuditOptions> ParseAuditOptions(int argc, const char* const* argv) {
-  QC_ASSIGN(const GivenOptions given, ParseOptions(VisibleOptions(), argc, argv));
+  QC_ASSIGN(const GivenOptions given, ParseOptions(AuditManual().Options(), argc, argv));
   AuditOptions options;
-  if (given.count("help") != 0) return options;
+  if (given.count("help") != 0) return options.help = given["help"].as<std::string>(), options;
   if (given.count("version") != 0) return options.mode = AuditOptions::Mode::kVersion, options;
   QC_TRY(ReadOptions(given, &options));
   QC_TRY(ChooseMode(given, &options));

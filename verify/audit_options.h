@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/base/manual.h"
 #include "formats/location.h"
 #include "verify/audit.h"
 #include "verify/forward.h"
@@ -11,12 +12,14 @@
 namespace q2c {
 
 struct AuditOptions {
-  enum class Mode { kAudit, kListFindings, kFingerprint, kForward, kAgainst, kVersion, kHelp };
+  enum class Mode { kAudit, kListFindings, kFingerprint, kForward, kAgainst, kSignature, kVersion, kHelp };
   enum class Format { kText, kJson, kSarif, kMarkdown };
   Mode mode = Mode::kHelp;
+  std::string help;              // its form
   std::string in;                // of the runs that take one folder
   std::vector<std::string> paths;  // of an audit
   std::string against;
+  std::string public_key;        // of --verify-signature, or empty
   bool per_tensor = false;
   bool weights_only = false;
   bool json = false;
@@ -35,6 +38,6 @@ struct AuditOptions {
 
 // Errors: kUsage.
 Result<AuditOptions> ParseAuditOptions(int argc, const char* const* argv);
-std::string AuditHelp();
+Manual AuditManual();
 
 }  // namespace q2c

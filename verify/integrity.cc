@@ -5,6 +5,7 @@
 
 #include "formats/base/hash.h"
 #include "formats/base/text.h"
+#include "formats/model_signature.h"
 #include "formats/manifest.h"
 #include "formats/base/parallel.h"
 
@@ -128,43 +129,16 @@ bool FromDownloads(const CheckInput& input, Statements* statements) {
   return any;
 }
 
-std::optional<std::string> FromBase64(std::string_view text) {
-  std::string out;
-  uint32_t pending = 0;
-  int have = 0;
-  for (const char c : text) {
-    if (c == '=' || c == '\n') continue;
-    const int value = c >= 'A' && c <= 'Z' ? c - 'A' : c >= 'a' && c <= 'z' ? c - 'a' + 26 : c >= '0' && c <= '9' ? c - '0' + 52 : c == '+' ? 62 : c == '/' ? 63 : -1;
-    if (value < 0) return std::nullopt;
-    pending = (pending << 6U) | static_cast<uint32_t>(value);
-    have += 6;
-    if (have < 8) continue;
-    have -= 8;
-    out += static_cast<char>((pending >> static_cast<uint32_t>(have)) & 0xFFU);
-  }
-  return out;
-}
-
-// OpenSSF model signing: a DSSE envelope around an in-toto statement that lists the files.
+// The files that an OpenSSF signature lists.
 bool FromSignature(const CheckInput& input, Statements* statements, Findings* findings) {
-  const std::optional<std::string> text = input.ReadText("model.sig", kMaxList);
+  const std::optional<std::string> text = input.ReadText(std::string(kSignatureName), kMaxList);
   if (!text.has_value()) return false;
-  const Result<Json> bundle = ParseJson(*text);
-  const Json* payload = bundle.ok() ? FindPath(bundle.value(), {"dsseEnvelope", "payload"}) : nullptr;
-  const std::optional<std::string> decoded = payload != nullptr && payload->is_string() ? FromBase64(payload->text()) : std::nullopt;
-  const Result<Json> statement = decoded.has_value() ? ParseJson(*decoded) : Result<Json>(Malformed("manifest", "file 'model.sig' holds no payload"));
-  const Json* resources = statement.ok() ? FindPath(statement.value(), {"predicate", "resources"}) : nullptr;
-  if (resources == nullptr) {
-    findings->Add("manifest", "file 'model.sig' holds no list of files as OpenSSF model signing writes it");
+  const Result<ModelSignature> signature = ReadModelSignature(*text);
+  if (!signature.ok()) {
+    findings->Add("manifest", fmt::format("file '{}': {}", kSignatureName, signature.error().message));
     return true;
   }
-  for (const Json& resource : resources->items()) {
-    const Json* name = resource.Find("name");
-    const Json* digest = resource.Find("digest");
-    const Json* algorithm = resource.Find("algorithm");
-    if (name == nullptr || digest == nullptr || algorithm == nullptr || algorithm->text() != "sha256" || !IsHex(digest->text(), kSha256Digits)) continue;
-    (*statements)[name->text()].push_back({"model.sig (its signature was not checked)", Lower(digest->text())});
-  }
+  for (const SignedFile& file : signature.value().files) (*statements)[file.name].push_back({"model.sig (its signature was not checked)", Lower(file.sha256)});
   return true;
 }
 
@@ -208,7 +182,7 @@ void Compare(const CheckInput& input, const Statements& statements, const std::v
   for (const FileHash& file : files) {
     const auto found = statements.find(file.name);
     if (found == statements.end()) {
-      if (file.name != kSumsName && file.name != kManifestName && file.name != "model.sig") unlisted.push_back(file.name);
+      if (file.name != kSumsName && file.name != kManifestName && file.name != kSignatureName) unlisted.push_back(file.name);
       continue;
     }
     ++report->compared;

@@ -6,6 +6,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/parallel.h"
 #include "formats/base/text.h"
+#include "formats/base/timings.h"
 #include "formats/containers/gguf.h"
 #include "formats/containers/safetensors.h"
 
@@ -89,7 +90,10 @@ Status VerifyHashes(const Dir& dir, const Manifest& manifest, const ReadbackOpti
       if (options.check_stop) QC_TRY(options.check_stop());
       const MutableBytes part(buffer.data(), std::min(kPiece, range.bytes - at));
       QC_TRY(file.ReadAt(range.offset + at, part));
-      hash.Update(part);
+      {
+        const Timed timed(Stage::kHash);
+        hash.Update(part);
+      }
       if (options.progress) options.progress(part.size());
     }
     if (hash.Hex() != range.xxh3) return Differs(file, range.what);

@@ -10,10 +10,10 @@ namespace q2c {
 
 namespace po = boost::program_options;
 
-OptionTable NewOptionTable() {
+OptionTable NewOptionTable(const char* caption) {
   constexpr unsigned kColumns = 110;
   constexpr unsigned kText = 70;
-  return OptionTable("Options", kColumns, kText);
+  return OptionTable(caption, kColumns, kText);
 }
 
 po::typed_value<std::string>* TextValue(const char* name) { return po::value<std::string>()->value_name(name); }

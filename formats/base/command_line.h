@@ -16,7 +16,7 @@ using OptionTable = boost::program_options::options_description;
 using GivenOptions = boost::program_options::variables_map;
 
 // An empty table, as wide as --help is printed.
-OptionTable NewOptionTable();
+OptionTable NewOptionTable(const char* caption = "Options");
 // The value of an option, and of one that may be repeated.
 boost::program_options::typed_value<std::string>* TextValue(const char* name);
 boost::program_options::typed_value<std::vector<std::string>>* ListValue(const char* name);

@@ -19,6 +19,7 @@
 #include <memory>
 
 #include "formats/base/text.h"
+#include "formats/base/timings.h"
 
 namespace q2c {
 namespace {
@@ -180,6 +181,7 @@ Status Dir::RemoveTree(const std::string& name) const {
 }
 
 Status Dir::Sync() const {
+  const Timed timed(Stage::kSync);
   // Some file systems cannot sync a folder and say EINVAL; there is nothing more to be done there.
   if (Retry([&] { return ::fsync(fd()); }) != 0 && errno != EINVAL) return FromErrno(errno, "syncing folder", path_);
   return {};
@@ -233,6 +235,7 @@ Result<InputFile> InputFile::Open(const Dir& dir, const std::string& name, Links
 }
 
 Status InputFile::ReadAt(uint64_t offset, MutableBytes out) const {
+  const Timed timed(Stage::kRead);
   while (!out.empty()) {
     const ssize_t count = Retry([&] { return ::pread(fd_.get(), out.data(), out.size(), static_cast<off_t>(offset)); });
     if (count < 0) return FromErrno(errno, "reading", path_);
@@ -287,6 +290,7 @@ Status OutputFile::Preallocate(uint64_t bytes) const {
 }
 
 Status OutputFile::WriteAt(uint64_t offset, ByteView bytes) const {
+  const Timed timed(Stage::kWrite);
   QC_ASSIGN(const Fd fd, Open());
   while (!bytes.empty()) {
     const ssize_t count = Retry([&] { return ::pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
@@ -312,12 +316,14 @@ Status OutputFile::SetExecutable() const {
 }
 
 Status OutputFile::Sync() const {
+  const Timed timed(Stage::kSync);
   QC_ASSIGN(const Fd fd, Open());
   if (Retry([&] { return ::fsync(fd.get()); }) != 0) return FromErrno(errno, "syncing", dir_->PathOf(name_));
   return {};
 }
 
 Status OutputFile::Finish(uint32_t mode) const {
+  const Timed timed(Stage::kSync);
   QC_ASSIGN(const Fd fd, Open());
   if (::fchmod(fd.get(), mode & 0777U) != 0) return FromErrno(errno, "setting the mode of", dir_->PathOf(name_));
   if (Retry([&] { return ::fsync(fd.get()); }) != 0) return FromErrno(errno, "syncing", dir_->PathOf(name_));

@@ -6,13 +6,16 @@
 #include <thread>
 #include <vector>
 
+#include "formats/base/timings.h"
+
 namespace q2c {
 
 Status RunParallel(size_t count, unsigned threads, const std::function<Status(size_t)>& job) {
   std::atomic<size_t> next = 0;
   std::mutex mutex;
   std::map<size_t, Error> errors;
-  const auto work = [&] {
+  const auto work = [&, stage = CurrentStage()] {
+    const Timed timed(stage);
     for (size_t i = next++; i < count; i = next++) {
       Status status = job(i);
       if (status.ok()) continue;
