@@ -146,15 +146,17 @@ Manual ZooManual() {
   manual.about = "Rewrites every checkpoint below ROOT, each as qwen2-convert would, and each to its path below OUT.\n"
                  "Any number of workers, on any number of machines that share the folders, may run one plan; any of them\n"
                  "may die. To go on after an interruption, run it again. One Ctrl-C lets the models in work be finished,\n"
-                 "a second stops them. Journals, reports and leases lie in PLAN.d/; OUT holds finished models only.\n\n"
-                 "plan finds the checkpoints, plans each and prints the plan; run converts until every model is done or has\n"
-                 "failed; status says how far it is; report what was done, how fast, and what failed why; verify holds every\n"
-                 "output against its manifest; retry gives failed models another chance at the next run.\n";
+                 "a second stops them. Journals, reports and leases lie in PLAN.d/; OUT holds finished models only.\n";
   manual.notes = "Options of qwen2-convert that a plan may hold, see there:\n" + Wrapped(ZooPlanOptionNames());
   manual.exit_codes = "0 done; 1 a model is refused (plan), has failed (run) or does not match (verify); 2 usage;\n"
                       "65 plan malformed; 69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again;\n"
                       "76 no space; 77 permission; 130, 143 interrupted.\n";
-  manual.commands = {"plan", "run", "status", "report", "verify", "retry"};
+  manual.commands = {{"plan", "find the checkpoints, plan each, print the plan"},
+                     {"run", "convert until every model is done or has failed"},
+                     {"status", "how far it is"},
+                     {"report", "what was done, how fast, and what failed why"},
+                     {"verify", "hold every output against its manifest"},
+                     {"retry", "give failed models another chance at the next run"}};
   manual.see_also = {"qwen2-convert(1)", "qwen2-audit(1)", "qwen2-zoo-plan(5)"};
   return manual;
 }

@@ -45,6 +45,8 @@ std::string Replaced(std::string text, std::string_view from, std::string_view t
 std::string Help(const Manual& manual, bool everything) {
   std::ostringstream out;
   out << Join(manual.usage, "\n") << "\n\n" << manual.about << "\n";
+  for (const auto& [command, text] : manual.commands) out << fmt::format("  {:<8}{}\n", command, text);
+  if (!manual.commands.empty()) out << "\n";
   out << manual.common;
   const bool has_more = !manual.further.options().empty();
   if (has_more && everything) out << "\n" << manual.further;
@@ -70,6 +72,8 @@ std::string Man(const Manual& manual) {
   for (const std::string& form : manual.usage) page += Roff(form) + "\n";
   page += ".fi\n.SH DESCRIPTION\n";
   page += Replaced(Roff(manual.about), "\n\n", "\n.PP\n");
+  if (!manual.commands.empty()) page += ".SH COMMANDS\n";
+  for (const auto& [command, text] : manual.commands) page += ".TP\n\\fB" + command + "\\fR\n" + Roff(text) + "\n";
   page += ".SH OPTIONS\n";
   for (const Entry& entry : Entries(manual)) {
     page += ".TP\n\\fB" + Roff("--" + entry.name) + "\\fR";
@@ -94,6 +98,12 @@ std::string Man(const Manual& manual) {
   return page;
 }
 
+std::string CommandNames(const Manual& manual) {
+  std::vector<std::string> names;
+  for (const auto& [command, text] : manual.commands) names.push_back(command);
+  return Join(names, " ");
+}
+
 // The values of an option in one line, or nothing.
 std::string Values(const Manual& manual, const Entry& entry) {
   const auto found = manual.values.find(entry.name);
@@ -113,7 +123,7 @@ std::string Bash(const Manual& manual) {
   }
   std::string commands;
   if (!manual.commands.empty()) {
-    commands = fmt::format("  if [[ $COMP_CWORD -eq 1 && \"$cur\" != -* ]]; then COMPREPLY=($(compgen -W \"{}\" -- \"$cur\")); return; fi\n", Join(manual.commands, " "));
+    commands = fmt::format("  if [[ $COMP_CWORD -eq 1 && \"$cur\" != -* ]]; then COMPREPLY=($(compgen -W \"{}\" -- \"$cur\")); return; fi\n", CommandNames(manual));
   }
   return fmt::format(
       "# bash completion for {0}\n"
@@ -145,13 +155,13 @@ std::string Zsh(const Manual& manual) {
     const std::string argument = entry.value.empty() ? "" : ":" + entry.value + ":" + (choice.empty() ? "_files" : "(" + choice + ")");
     out += fmt::format("  '*--{}{}[{}]{}' \\\n", entry.name, entry.value.empty() ? "" : entry.may_be_alone ? "=-" : "=", text, entry.may_be_alone && !argument.empty() ? ":" + argument : argument);
   }
-  if (!manual.commands.empty()) out += fmt::format("  '1:command:({})' \\\n", Join(manual.commands, " "));
+  if (!manual.commands.empty()) out += fmt::format("  '1:command:({})' \\\n", CommandNames(manual));
   return out + "  '*:path:_files'\n";
 }
 
 std::string Fish(const Manual& manual) {
   std::string out;
-  if (!manual.commands.empty()) out += fmt::format("complete -c {} -n __fish_is_first_arg -f -a '{}'\n", manual.name, Join(manual.commands, " "));
+  if (!manual.commands.empty()) out += fmt::format("complete -c {} -n __fish_is_first_arg -f -a '{}'\n", manual.name, CommandNames(manual));
   for (const Entry& entry : Entries(manual)) {
     const std::string choice = Values(manual, entry);
     out += fmt::format("complete -c {} -l {}{}{} -d '{}'\n", manual.name, entry.name, entry.letter.empty() ? "" : " -s " + entry.letter.substr(1),

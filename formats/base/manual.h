@@ -21,7 +21,7 @@ struct Manual {
   std::string about;                // paragraphs, lines at most 100 characters long
   std::string notes;                // behind the options
   std::string exit_codes;           // "0 done; 1 …", in lines
-  std::vector<std::string> commands;                        // the first word, where a program has some
+  std::vector<std::pair<std::string, std::string>> commands;  // the first word, where a program has some, and what it does
   std::map<std::string, std::vector<std::string>> values;   // of options that have a fixed choice
   std::vector<std::string> see_also;                        // "qwen2-audit(1)"
 

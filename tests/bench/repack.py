@@ -83,13 +83,18 @@ def measure_repacks(args, src, out):
     return rows_against(results, "cp -r && sync", REPACK_LIMIT)
 
 
+def synced(python, program, *words):
+    """Ends when its output is on the disk, as ours does."""
+    return ["sh", "-c", '"$@" && sync', "sh", python, "-c", program, *words]
+
+
 def measure_peers(args, src, out, awq):
     subprocess.run(convert(args, src, awq, "awq"), check=True)
     pairs = {
         "awq -> compressed-tensors": (awq, convert(args, awq, out, "compressed-tensors"),
-                                      [f"{args.peers}/peers/bin/python", "-c", CONVERT_CT, awq, out], "compressed-tensors 0.20"),
+                                      synced(f"{args.peers}/peers/bin/python", CONVERT_CT, awq, out), "compressed-tensors 0.20"),
         "gptq -> dense-bf16": (src, convert(args, src, out, "dense-bf16", "--allow-rounding"),
-                               [f"{args.peers}/t5/bin/python", "-c", DEQUANTIZE, src, out], "GPTQModel 7.7"),
+                               synced(f"{args.peers}/t5/bin/python", DEQUANTIZE, src, out), "GPTQModel 7.7"),
     }
     met = True
     print("\n| job | qwen2-convert s | RSS MiB | peer | s | RSS MiB | times as fast | target |\n|---|---|---|---|---|---|---|---|")
