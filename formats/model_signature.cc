@@ -101,7 +101,7 @@ Status ReadStatement(const Json& statement, ModelSignature* out) {
 
 }  // namespace
 
-Result<std::string> WriteModelSignature(std::string name, std::vector<SignedFile> files, const EcKey& key) {
+Result<std::string> WriteModelSignature(const std::string& name, std::vector<SignedFile> files, const EcKey& key) {
   std::ranges::sort(files, {}, &SignedFile::name);
   QC_ASSIGN(const std::string root, RootDigest(files));
   Json resources = Json::Array();

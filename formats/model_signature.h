@@ -29,7 +29,7 @@ struct ModelSignature {
 };
 
 // `name` of the model is informative. The files are sorted here. Errors: those of the key.
-Result<std::string> WriteModelSignature(std::string name, std::vector<SignedFile> files, const EcKey& key);
+Result<std::string> WriteModelSignature(const std::string& name, std::vector<SignedFile> files, const EcKey& key);
 // Errors: kMalformed "signature" for what is no such bundle, or contradicts itself; kRefused
 // "signature-version" for one of another version, or of digests that are not SHA-256 of whole files.
 Result<ModelSignature> ReadModelSignature(std::string_view text);

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
@@ -47,7 +46,7 @@ using Context = std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)>;
 int GivePassphrase(char* buffer, int size, int /*writing*/, void* passphrase) {
   const auto* text = static_cast<const std::string*>(passphrase);
   if (text->size() > static_cast<size_t>(size)) return -1;
-  std::memcpy(buffer, text->data(), text->size());
+  std::ranges::copy(*text, buffer);  // OpenSSL wants no zero behind it
   return static_cast<int>(text->size());
 }
 
