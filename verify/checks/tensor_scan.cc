@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "formats/base/half.h"
 #include "formats/base/hash.h"
@@ -21,28 +22,46 @@ struct Magnitudes {
   Word high = 0;
 
   void See(ByteView bytes, Word exponent, Word smallest_normal) {
-    constexpr Word kSign = static_cast<Word>(Word{1} << (8 * sizeof(Word) - 1));
-    constexpr Word kMost = std::numeric_limits<Word>::max();
-    uint32_t bad = 0;
-    uint32_t zeros = 0;
-    uint32_t below = 0;
-    uint32_t minus = 0;
-    for (size_t i = 0; i + sizeof(Word) <= bytes.size(); i += sizeof(Word)) {
-      const auto word = Load<Word>(bytes.data() + i);
-      const auto magnitude = static_cast<Word>(word & static_cast<Word>(~kSign));
-      const bool infinite = magnitude >= exponent;
-      const bool nothing = magnitude == 0;
-      bad += infinite ? 1U : 0U;
-      zeros += nothing ? 1U : 0U;
-      below += magnitude < smallest_normal ? 1U : 0U;
-      minus += (word & kSign) != 0 ? 1U : 0U;
-      high = std::max(high, infinite ? Word{0} : magnitude);
-      low = std::min(low, nothing ? kMost : magnitude);
+    constexpr size_t kBlock = (size_t{1} << 14U) * sizeof(Word);  // its counts fit a word
+    for (size_t at = 0; at < bytes.size(); at += kBlock) SeeBlock(bytes.subspan(at, std::min(kBlock, bytes.size() - at)), exponent, smallest_normal);
+  }
+
+ private:
+  // A magnitude fits the signed word, which every vector unit compares. Everything the loop writes is local: a store through
+  // 'this' could change the bytes that it reads, as far as the compiler knows.
+  void SeeBlock(ByteView bytes, Word exponent, Word smallest_normal) {
+    using Signed = std::make_signed_t<Word>;
+    constexpr Signed kMost = std::numeric_limits<Signed>::max();
+    const auto infinity = static_cast<Signed>(exponent);
+    const auto normal = static_cast<Signed>(smallest_normal);
+    const std::byte* const data = bytes.data();
+    const size_t count = bytes.size() / sizeof(Word);
+    Word bad = 0;
+    Word zeros = 0;
+    Word below = 0;
+    Word minus = 0;
+    Signed most = 0;
+    Signed least = kMost;
+    for (size_t i = 0; i < count; ++i) {
+      const auto word = Load<Signed>(data + i * sizeof(Word));
+      const auto magnitude = static_cast<Signed>(word & kMost);
+      // All ones or nothing; conditions would be compiled to branches.
+      const auto infinite = static_cast<Signed>(-static_cast<Signed>(magnitude >= infinity));
+      const auto nothing = static_cast<Signed>(-static_cast<Signed>(magnitude == 0));
+      const auto small = static_cast<Signed>(-static_cast<Signed>(magnitude < normal));
+      bad = static_cast<Word>(bad - static_cast<Word>(infinite));
+      zeros = static_cast<Word>(zeros - static_cast<Word>(nothing));
+      below = static_cast<Word>(below - static_cast<Word>(small));
+      minus = static_cast<Word>(minus + (static_cast<Word>(word) >> (8 * sizeof(Word) - 1)));
+      most = std::max(most, static_cast<Signed>(magnitude & ~infinite));
+      least = std::min(least, static_cast<Signed>(magnitude | (nothing & kMost)));
     }
     not_finite += bad;
     zero += zeros;
-    subnormal += below - zeros;
+    subnormal += static_cast<Word>(below - zeros);
     negative += minus;
+    high = std::max(high, static_cast<Word>(most));
+    if (least < kMost) low = std::min(low, static_cast<Word>(least));
   }
 };
 
