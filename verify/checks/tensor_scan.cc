@@ -84,14 +84,50 @@ void Merge(const Magnitudes<Word>& seen, Dtype dtype, FloatScan* scan) {
   scan->high = std::max(scan->high, high);
 }
 
-// The scales of GGUF blocks: the first half of each, and of Q4_1 the second too.
-void SeeBlocks(ByteView bytes, Dtype dtype, FloatScan* scan) {
-  const size_t block = InfoOf(dtype).bits / 8;
-  Magnitudes<uint16_t> seen;
-  for (size_t i = 0; i + block <= bytes.size(); i += block) seen.See(bytes.subspan(i, 2), 0x7C00, 0x0400);
-  scan->count += bytes.size() / block;
-  Merge(seen, Dtype::kF16, scan);
-}
+// The scale at the head of each GGUF block, and the offset that follows it in Q4_1. Blocks do not end where pieces do.
+class BlockHeads {
+ public:
+  explicit BlockHeads(Dtype dtype) : width_(InfoOf(dtype).bits / 8U), has_offset_(dtype == Dtype::kQ4_1) {}
+
+  void See(ByteView piece) {
+    scales_.clear();
+    offsets_.clear();
+    if (!begun_.empty()) {
+      const ByteView missing = piece.first(std::min(width_ - begun_.size(), piece.size()));
+      begun_.insert(begun_.end(), missing.begin(), missing.end());
+      piece = piece.subspan(missing.size());
+      if (begun_.size() < width_) return;
+      Take(begun_);
+    }
+    for (; piece.size() >= width_; piece = piece.subspan(width_)) Take(piece);
+    begun_.assign(piece.begin(), piece.end());
+    scale_.See(std::as_bytes(std::span(scales_)), 0x7C00, 0x0400);
+    offset_.See(std::as_bytes(std::span(offsets_)), 0x7C00, 0x0400);
+    count_ += scales_.size() + offsets_.size();
+  }
+
+  // An offset is the product of a scale and a zero point: its size says nothing.
+  void AddTo(FloatScan* scan) const {
+    scan->count = count_;
+    Merge(scale_, Dtype::kF16, scan);
+    scan->not_finite += offset_.not_finite;
+  }
+
+ private:
+  void Take(ByteView block) {
+    scales_.push_back(Load<uint16_t>(block.data()));
+    if (has_offset_) offsets_.push_back(Load<uint16_t>(block.data() + 2));
+  }
+
+  size_t width_;
+  bool has_offset_;
+  uint64_t count_ = 0;
+  std::vector<std::byte> begun_;
+  std::vector<uint16_t> scales_;  // of one piece
+  std::vector<uint16_t> offsets_;
+  Magnitudes<uint16_t> scale_;
+  Magnitudes<uint16_t> offset_;
+};
 
 // Runs of zero or one bits, a word at a time; the borders are cut to words.
 class BlankRuns {
@@ -148,6 +184,7 @@ Result<TensorScan> ScanTensor(const Checkpoint& checkpoint, const TensorInfo& te
   uint64_t pending = 0;
   bool row_zero = true;
   const bool block = InfoOf(tensor.dtype).block > 1;
+  BlockHeads heads(tensor.dtype);
   const uint64_t row_bytes = tensor.shape.size() == 2 && tensor.shape[0] > 0 ? tensor.bytes / tensor.shape[0] : 0;
   scan.codes.constant = tensor.bytes >= 8;
   if (kind == ScanAs::kCodes) scan.codes.bytes.resize(256);
@@ -156,7 +193,8 @@ Result<TensorScan> ScanTensor(const Checkpoint& checkpoint, const TensorInfo& te
   QC_TRY(checkpoint.Stream(tensor, [&](ByteView piece) -> Status {
     if (check_stop) QC_TRY(check_stop());
     hash.Update(piece);
-    if (kind == ScanAs::kFloats && tensor.dtype == Dtype::kF32) words.See(piece, 0x7F800000U, 0x00800000U);
+    if (block) heads.See(piece);
+    else if (kind == ScanAs::kFloats && tensor.dtype == Dtype::kF32) words.See(piece, 0x7F800000U, 0x00800000U);
     else if (kind == ScanAs::kFloats && tensor.dtype == Dtype::kBF16) halves.See(piece, 0x7F80, 0x0080);
     else if (kind == ScanAs::kFloats && tensor.dtype == Dtype::kF16) halves.See(piece, 0x7C00, 0x0400);
     if (kind == ScanAs::kFloats && row_bytes > 0 && !block) SeeRows(piece, row_bytes, &pending, &row_zero, &scan.floats);
@@ -173,14 +211,7 @@ Result<TensorScan> ScanTensor(const Checkpoint& checkpoint, const TensorInfo& te
     return {};
   }));
   if (block) {
-    // Blocks do not end where pieces do.
-    const uint64_t width = InfoOf(tensor.dtype).bits / 8U;
-    std::vector<std::byte> buffer(width * 4096);
-    for (uint64_t at = 0; at < tensor.bytes; at += buffer.size()) {
-      const MutableBytes part(buffer.data(), std::min<uint64_t>(buffer.size(), tensor.bytes - at));
-      QC_TRY(checkpoint.Read(tensor, at, part));
-      SeeBlocks(part, tensor.dtype, &scan.floats);
-    }
+    heads.AddTo(&scan.floats);
   } else if (kind == ScanAs::kFloats) {
     scan.floats.count = tensor.bytes / (InfoOf(tensor.dtype).bits / 8U);
     if (tensor.dtype == Dtype::kF32) Merge(words, tensor.dtype, &scan.floats);

@@ -98,5 +98,37 @@ TEST(TensorScan, Singles) {
   for (const uint32_t word : std::vector<uint32_t>(words.begin(), words.begin() + 10)) ExpectCounted("F32", std::vector<uint32_t>(70'001, word), F32, kNormalSingle);
 }
 
+// 300,000 blocks are several pieces, none of which ends with a block.
+void ExpectBlocks(const char* dtype, size_t width, bool has_offset) {
+  constexpr size_t kBlocks = 300'000;
+  test::Random random(7);
+  std::vector<uint16_t> scales(kBlocks);
+  std::vector<uint16_t> offsets(has_offset ? kBlocks : 0);
+  test::Bytes bytes(kBlocks * width, std::byte{0xFF});  // codes that would be NaN if they were taken for scales
+  for (size_t i = 0; i < kBlocks; ++i) {
+    scales[i] = static_cast<uint16_t>(random.Below(1U << 16U));
+    test::PutHalf(&bytes, i * width / 2, scales[i]);
+    if (!has_offset) continue;
+    offsets[i] = static_cast<uint16_t>(random.Below(1U << 16U));
+    test::PutHalf(&bytes, i * width / 2 + 1, offsets[i]);
+  }
+  const Stored stored({StoredTensor{"t", dtype, {kBlocks * 32}, bytes}});
+  const FloatScan seen = Must(ScanTensor(*stored, *(*stored).Find("t"), ScanAs::kFloats, {})).floats;
+  const FloatScan want = Counted(scales, F16, kNormalHalf);
+  EXPECT_EQ(seen.count, kBlocks + offsets.size()) << dtype;
+  EXPECT_EQ(seen.not_finite, want.not_finite + Counted(offsets, F16, kNormalHalf).not_finite) << dtype;
+  EXPECT_EQ(seen.zero, want.zero) << dtype;
+  EXPECT_EQ(seen.negative, want.negative) << dtype;
+  EXPECT_EQ(seen.subnormal, want.subnormal) << dtype;
+  EXPECT_EQ(seen.low, want.low) << dtype;
+  EXPECT_EQ(seen.high, want.high) << dtype;
+}
+
+TEST(TensorScan, ScalesAndOffsetsOfBlocks) {
+  ExpectBlocks("Q4_0", 18, false);
+  ExpectBlocks("Q4_1", 20, true);
+  ExpectBlocks("Q8_0", 34, false);
+}
+
 }  // namespace
 }  // namespace q2c
