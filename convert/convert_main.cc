@@ -49,6 +49,7 @@ q2c::Result<std::string> Convert(const CommandLine& line, const q2c::PlannedJob&
     document.Set("ok", Json::Bool(true));
     document.Set("output", Json::String(line.job.out));
     document.Set("verification", *outcome.Find("verification"));
+    if (const Json* archive = outcome.Find("archive")) document.Set("archive", *archive);
     if (const Json* fingerprint = outcome.Find("fingerprint")) document.Set("fingerprint", *fingerprint);
     return document.Dump() + "\n";
   }

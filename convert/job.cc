@@ -7,6 +7,8 @@
 #include <memory>
 #include <set>
 
+#include "convert/archive.h"
+#include "convert/card.h"
 #include "convert/execute.h"
 #include "convert/provenance.h"
 #include "convert/undo.h"
@@ -135,6 +137,11 @@ Status WriteAccounts(const Dir& dir, const Plan& plan, const JobOptions& options
   }
   const std::string text = WriteManifest(*manifest);
   QC_TRY(WriteSmall(dir, kManifestName, AsBytes(text), written));
+  if (options.card) {
+    QC_TRY(WriteSmall(dir, kConversionName, AsBytes(ConversionText(plan, options.targets, report.verified, manifest->fingerprint.values)), written));
+    QC_ASSIGN(const std::string card, CardText(plan));
+    QC_TRY(WriteSmall(dir, kCardName, AsBytes(card), written));
+  }
   if (options.provenance) {
     QC_ASSIGN(const std::string provenance, WriteProvenance(plan, *manifest, written->files, options.jobs));
     QC_TRY(WriteSmall(dir, kProvenanceName, AsBytes(provenance), written));
@@ -163,6 +170,41 @@ Status SyncAll(const Written& written) {
   return {};
 }
 
+// A finding goes into the report; another error ends the run.
+Status Keep(Status status, JobReport* report) {
+  if (status.ok() || status.error().code != Code::kFindings) return status;
+  report->findings.push_back(std::move(status).TakeError());
+  return {};
+}
+
+// Before anything is written: OUT and the archive may share a file system.
+Status CheckRoom(const Plan& plan, const JobOptions& options, const Staging& staging, const std::optional<Staging>& archive) {
+  const uint64_t out_bytes = plan.OutputBytes() + kReserve + (options.undo ? UndoBudget(plan.OutputBytes()) : 0);
+  const auto check = [](const Dir& dir, const std::string& place, uint64_t needed) -> Status {
+    QC_ASSIGN(const uint64_t room, FreeBytes(dir));
+    if (room >= needed) return {};
+    return MakeError(Code::kNoSpace, "no-space", "output '{}' needs {}, but only {} are free there", Escape(place), HumanBytes(needed), HumanBytes(room));
+  };
+  if (!archive.has_value()) return check(staging.dir(), options.out, out_bytes);
+  QC_ASSIGN(const FileStamp here, staging.dir().Stat());
+  QC_ASSIGN(const FileStamp there, archive->dir().Stat());
+  const uint64_t archive_bytes = ArchiveBudget(out_bytes, plan.files.size() + plan.texts.size() + plan.SideFiles().size() + 8);
+  if (here.device == there.device) return check(staging.dir(), options.out + "' with '" + options.archive, out_bytes + archive_bytes);
+  QC_TRY(check(staging.dir(), options.out, out_bytes));
+  return check(archive->dir(), options.archive, archive_bytes);
+}
+
+// Read back like the rest, so that nobody unpacks what was not meant.
+Status PackArchive(const Plan& plan, const JobOptions& options, const Dir& dir, const Staging& archive, JobReport* report) {
+  ArchiveOptions packing{BaseName(AbsolutePath(options.out)), {}, [&] { return CheckStop(options.stop); }};
+  for (const PlannedFile& file : plan.files) packing.weights.insert(file.name);
+  QC_ASSIGN(report->archive, WriteArchive(dir, archive.dir(), archive.name(), packing));
+  if (options.verify == VerifyLevel::kNone) return {};
+  Manifest manifest;
+  manifest.files = {*report->archive};
+  return Keep(VerifyHashes(archive.dir(), manifest, {options.jobs, options.verify_read, packing.check_stop, {}}), report);
+}
+
 std::string Sentence(const PlannedJob& planned, const Manifest& manifest, const JobReport& report) {
   std::string text = fmt::format("{} files read back, every byte as it was meant", manifest.files.size());
   if (!report.compared.has_value()) return text;
@@ -174,13 +216,6 @@ std::string Sentence(const PlannedJob& planned, const Manifest& manifest, const 
   if (!report.forward.has_value()) return text;
   const ForwardReport& forward = *report.forward;
   return text + fmt::format("; forward pass of both over {} tokens {}", forward.tokens.size(), forward.equal ? "equal bit by bit" : forward.reordered ? "equal up to the order of summation" : "compared");
-}
-
-// A finding goes into the report; another error ends the run.
-Status Keep(Status status, JobReport* report) {
-  if (status.ok() || status.error().code != Code::kFindings) return status;
-  report->findings.push_back(std::move(status).TakeError());
-  return {};
 }
 
 Status Verify(const PlannedJob& planned, const JobOptions& options, const Dir& dir, const Manifest& manifest, Progress* progress, JobReport* report) {
@@ -258,6 +293,7 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   job.model = std::make_unique<Model>(std::move(model));
   QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs), options.group_size, options.pad_intermediate}));
   if (options.undo) QC_TRY(CheckUndo(job.plan));
+  QC_TRY(NoteReadme(&job.plan));
   if (options.verify == VerifyLevel::kForward) {
     const Result<ForwardConfig> forward = ReadForwardConfig(*job.model);
     if (!forward.ok() && (forward.error().code != Code::kNotRun || options.verify_given)) return forward.error();
@@ -279,11 +315,12 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   }
   QC_ASSIGN(Staging staging, Staging::Begin(options.out, planned.checkpoint->path(), options.overwrite, options.attempt));
   const Dir& dir = staging.dir();
-  QC_ASSIGN(const uint64_t room, FreeBytes(dir));
-  const uint64_t needed = plan.OutputBytes() + kReserve + (options.undo ? UndoBudget(plan.OutputBytes()) : 0);
-  if (room < needed) {
-    return MakeError(Code::kNoSpace, "no-space", "output '{}' needs {}, but only {} are free there", Escape(options.out), HumanBytes(needed), HumanBytes(room));
+  std::optional<Staging> archive;
+  if (!options.archive.empty()) {
+    QC_ASSIGN(Staging begun, Staging::Begin(options.archive, planned.checkpoint->path(), options.overwrite, 0, Product::kFile));
+    archive.emplace(std::move(begun));
   }
+  QC_TRY(CheckRoom(plan, options, staging, archive));
   progress.Begin("writing", plan.OutputBytes());
   QC_ASSIGN(Written written, Execute(plan, dir, {options.jobs, options.stop, &progress}));
   QC_TRY(planned.checkpoint->CheckUnchanged());
@@ -313,12 +350,14 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   report.written = written.files;
   // Before anything is blamed on the conversion.
   QC_TRY(planned.checkpoint->CheckUnchanged());
+  if (archive.has_value() && report.findings.empty()) QC_TRY(PackArchive(plan, options, dir, *archive, &report));
   if (report.findings.empty()) {
     QC_TRY(SyncAll(written));
     QC_TRY(planned.checkpoint->CheckUnchanged());
     QC_TRY(CheckStop(options.stop));
     QC_TRY(staging.Commit());
     report.found_equal = staging.found_equal();
+    if (archive.has_value()) QC_TRY(archive->Commit());
   } else if (options.keep_failed) {
     report.kept = staging.Keep();
   }

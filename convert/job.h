@@ -46,6 +46,8 @@ struct JobOptions {
   std::string sign;                // a private key, or empty
   std::string passphrase;          // of the key
   bool provenance = false;         // say where the output comes from, in a file of its own
+  bool card = false;               // say how the output was made, for people
+  std::string archive;             // the output as one file as well, or empty
   bool undo = false;               // keep a record from which the input can be restored
   bool timings = false;            // tell where the time went
   bool keep_failed = false;        // leave the staging folder where the verification failed
@@ -78,6 +80,7 @@ struct JobReport {
   bool found_equal = false;        // with kKeepEqual: OUT was there already, and equal
   std::string kept;                // the staging folder, with keep_failed
   std::vector<ManifestFile> written;
+  std::optional<ManifestFile> archive;
 };
 // The whole of it as a document (verify/report.md), and what is told of it on a terminal.
 Json ReportDocument(const PlannedJob& planned, const JobOptions& options, const JobReport& report);

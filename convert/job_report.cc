@@ -36,6 +36,7 @@ Json ReportDocument(const PlannedJob& planned, const JobOptions& options, const 
   for (const auto& [key, value] : summary.members()) document.Set(key, value);
   if (report.fingerprint.has_value()) document.Set("fingerprint", Json::Object({{"values", Json::String(report.fingerprint->values)}, {"qlf1", Json::String(report.fingerprint->qlf1)}}));
   document.Set("files", std::move(files));
+  if (report.archive.has_value()) document.Set("archive", Json::Object({{"name", Json::String(options.archive)}, {"bytes", Json::Integer(report.archive->bytes)}, {"sha256", Json::String(report.archive->sha256)}}));
   document.Set("verification", std::move(verification));
   document.Set("seconds", Json::Number(fmt::format("{:.3f}", report.seconds)));
   if (options.timings) document.Set("timings", TimingsJson(SpentSoFar()));
@@ -48,6 +49,7 @@ std::string ReportText(const JobOptions& options, const JobReport& report) {
   if (report.findings.empty()) {
     text += fmt::format("'{}': {} files, {} in {:.1f} s, {} of memory\nverified: {}\n", Escape(options.out), report.files, HumanBytes(report.bytes), report.seconds, HumanBytes(PeakMemory()), report.verified);
   }
+  if (report.findings.empty() && report.archive.has_value()) text += fmt::format("'{}': the same as one file, {}, SHA-256 {}\n", Escape(options.archive), HumanBytes(report.archive->bytes), report.archive->sha256);
   if (report.compared.has_value()) text += RoundingText(*report.compared);
   if (report.forward.has_value()) text += ForwardText(*report.forward);
   if (report.fingerprint.has_value()) text += fmt::format("fingerprint of what was written: values {}, qlf1 {}\n", report.fingerprint->values, report.fingerprint->qlf1);

@@ -50,6 +50,8 @@ OptionTable FurtherOptions() {
       ("zeros", TextValue("v1|v2"), "how the input stores zero points, where the data does not show it")
       ("sign", TextValue("KEY.pem"), "sign OUT with an elliptic-curve key (OpenSSF model signing); its passphrase is taken from $QWEN2_CONVERT_PASSPHRASE")
       ("provenance", "write provenance.intoto.json: the inputs by digest, the options, the outputs by digest (in-toto, SLSA v1); reads the input once more")
+      ("card", "write CONVERSION.md, how OUT was made, and card.yaml, lines for the front matter of a model card; a README is never changed")
+      ("archive", TextValue("FILE.tar.zst"), "write the finished folder to FILE as well, always the same bytes for the same folder; weights are stored, since codes do not compress")
       ("timings", "tell where the time went, and what limited it")
       ("keep-failed", "where the verification fails, leave what was written in its hidden folder beside OUT")
       ("follow-links", "follow symbolic links in the input wherever they lead")
@@ -121,6 +123,8 @@ Status ReadOptions(const GivenOptions& given, CommandLine* line) {
   if (given.count("sign") != 0) job.sign = text("sign");
   job.passphrase = EnvironmentVariable("QWEN2_CONVERT_PASSPHRASE");
   job.provenance = given.count("provenance") != 0;
+  job.card = given.count("card") != 0;
+  if (given.count("archive") != 0) job.archive = text("archive");
   job.timings = given.count("timings") != 0;
   job.keep_failed = given.count("keep-failed") != 0;
 #ifdef Q2C_TEST_DAMAGE
@@ -201,10 +205,12 @@ Result<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   if (line.job.targets.empty() && line.mode != Mode::kRestore) return Usage("usage", "no --target; known are {}", Join(TargetNames(), ", "));
   line.job.in = paths[0];
   if (paths.size() == 2) line.job.out = paths[1];
-  const std::string report = line.job.report.empty() ? "" : AbsolutePath(line.job.report);
-  for (size_t i = 0; !report.empty() && i < paths.size(); ++i) {
-    if (IsInside(report, AbsolutePath(paths[i]))) return Usage("usage", "--report={}: expected a place outside of IN and OUT", Escape(line.job.report));
+  for (const auto& [option, place] : {std::pair("report", &line.job.report), std::pair("archive", &line.job.archive)}) {
+    for (size_t i = 0; !place->empty() && i < paths.size(); ++i) {
+      if (IsInside(AbsolutePath(*place), AbsolutePath(paths[i]))) return Usage("usage", "--{}={}: expected a place outside of IN and OUT", option, Escape(*place));
+    }
   }
+  if (!line.job.archive.empty() && !line.job.archive.ends_with(".tar.zst")) return Usage("usage", "--archive={}: expected a name that ends with .tar.zst", Escape(line.job.archive));
   if (line.job.in.empty() || (paths.size() == 2 && line.job.out.empty())) return Usage("usage", "an empty path");
   return line;
 }

@@ -46,15 +46,16 @@ Result<std::string> Difference(const Dir& made, const Dir& there) {
 
 Staging::Staging(Staging&& other) noexcept
     : out_(std::move(other.out_)), name_(std::move(other.name_)), root_name_(std::move(other.root_name_)), exists_(other.exists_),
-      replace_(other.replace_), in_place_(other.in_place_), keep_equal_(other.keep_equal_), found_equal_(other.found_equal_), active_(std::exchange(other.active_, false)), home_(std::move(other.home_)),
+      replace_(other.replace_), in_place_(other.in_place_), keep_equal_(other.keep_equal_), product_(other.product_), found_equal_(other.found_equal_), active_(std::exchange(other.active_, false)), home_(std::move(other.home_)),
       root_(std::move(other.root_)), new_(std::move(other.new_)), lock_(std::move(other.lock_)) {}
 
 Staging::~Staging() {
   if (active_) RemoveRoot();
 }
 
-Result<Staging> Staging::Begin(const std::string& out, const std::string& in, Overwrite overwrite, uint64_t attempt) {
+Result<Staging> Staging::Begin(const std::string& out, const std::string& in, Overwrite overwrite, uint64_t attempt, Product product) {
   Staging staging;
+  staging.product_ = product;
   staging.out_ = AbsolutePath(out);
   staging.name_ = BaseName(staging.out_);
   staging.root_name_ = RootName(staging.name_, attempt);
@@ -109,7 +110,7 @@ std::string Staging::Keep() {
 }
 
 Status Staging::CheckOut(const std::string& in, Overwrite overwrite) {
-  if (!IsPlainFileName(name_)) return Usage("output-path", "output '{}' is no folder that could be created", Escape(out_));
+  if (!IsPlainFileName(name_)) return Usage("output-path", "output '{}' is nothing that could be created", Escape(out_));
   QC_ASSIGN(Dir parent, Dir::Open(ParentPath(out_)));
   const std::string real_in = RealPath(in);
   const std::string real_out = JoinPath(RealPath(parent.path()), name_);
@@ -123,6 +124,13 @@ Status Staging::CheckOut(const std::string& in, Overwrite overwrite) {
   }
   QC_ASSIGN(const FileKind kind, parent.KindOf(name_));
   if (kind == FileKind::kLink) return Usage("output-link", "output '{}' is a symbolic link; name the folder itself", Escape(out_));
+  if (product_ == Product::kFile) {
+    if (kind != FileKind::kRegular) return Usage("output-file", "output '{}' exists and is no file", Escape(out_));
+    if (overwrite == Overwrite::kRefuse) return Usage("output-exists", "output '{}' exists; give --force to replace it", Escape(out_));
+    replace_ = true;
+    home_ = std::move(parent);
+    return {};
+  }
   if (kind != FileKind::kFolder) return Usage("output-file", "output '{}' exists and is no folder", Escape(out_));
   QC_ASSIGN(Dir existing, parent.OpenDir(name_));
   in_place_ = IsMountPoint(existing);
@@ -206,6 +214,10 @@ Status Staging::Commit() {
 }
 
 Status Staging::Publish() {
+  if (product_ == Product::kFile) {
+    QC_TRY(new_->Rename(name_, *home_, name_, replace_ ? Dir::Move::kReplace : Dir::Move::kNoReplace));
+    return home_->Sync();
+  }
   if (in_place_) {
     QC_ASSIGN(const std::vector<DirEntry> entries, new_->List());
     for (const DirEntry& entry : entries) {

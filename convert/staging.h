@@ -6,6 +6,8 @@
 //   PARENT/.OUT.qwen2-convert/new/   the output so far
 //   PARENT/.OUT.qwen2-convert/old/   the folder that --force is replacing, for a moment
 //
+// OUT may also be a file (an archive): then new/ holds one file of OUT's name, which takes its place.
+//
 // Attempts of a zoo's workers, of whom one may believe another dead, carry their number behind
 // the name of the hidden folder, so that none writes into the folder of another.
 //
@@ -24,13 +26,14 @@ namespace q2c {
 // What an OUT that holds something means: an error; it is replaced; or it stays, and it is an
 // error at the end unless it equals, byte for byte, what would have been put there.
 enum class Overwrite { kRefuse, kReplace, kKeepEqual };
+enum class Product { kFolder, kFile };  // kFile: not with kKeepEqual
 
 class Staging {
  public:
   // Errors: kUsage "output-…" if OUT is, contains or lies in the input, is a link or a file,
-  // or is not empty; kTryAgain "locked"; by errno.
+  // or is not empty; a folder or, without kReplace, a file that is there, for kFile; kTryAgain "locked"; by errno.
   // `attempt`: behind the hidden folder's name, unless 0.
-  static Result<Staging> Begin(const std::string& out, const std::string& in, Overwrite overwrite, uint64_t attempt = 0);
+  static Result<Staging> Begin(const std::string& out, const std::string& in, Overwrite overwrite, uint64_t attempt = 0, Product product = Product::kFolder);
   // The hidden folders beside any of `outs`, whether somebody works in them or died over them.
   struct Left {
     std::string out;
@@ -47,6 +50,7 @@ class Staging {
   ~Staging();  // removes what was staged, unless committed
 
   const Dir& dir() const { return *new_; }
+  const std::string& name() const { return name_; }  // of OUT, and of the file in dir() for kFile
   bool in_place() const { return in_place_; }  // the weaker guarantee of a mount point
 
   // Makes OUT the staged folder. Everything in it must be synced already. Errors: kFindings
@@ -73,6 +77,7 @@ class Staging {
   bool replace_ = false;    // and holds something that --force replaces
   bool in_place_ = false;
   bool keep_equal_ = false;
+  Product product_ = Product::kFolder;
   bool found_equal_ = false;
   bool active_ = false;
   std::optional<Dir> home_;  // the folder that holds the root: OUT's parent, or OUT

@@ -24,7 +24,7 @@ constexpr size_t kMaxHeldOpen = 16;
 // Files that belong to the old packing of the weights, or to an earlier conversion, and are not carried over.
 constexpr std::array<std::string_view, 14> kOtherWeights = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot",
                                                             ".safetensors", ".bin.index.json", ".safetensors.index.json", ".incomplete", ".npz"};
-constexpr std::array<std::string_view, 7> kRewritten = {kConfigName, kQuantizeConfigName, kQuantConfigName, kSumsName, kManifestName, kSignatureName, kProvenanceName};
+constexpr std::array<std::string_view, 9> kRewritten = {kConfigName, kQuantizeConfigName, kQuantConfigName, kSumsName, kManifestName, kSignatureName, kProvenanceName, kConversionName, kCardName};
 // PyTorch files that are no weights of the model.
 constexpr std::array<std::string_view, 8> kNoWeights = {"training_args.bin", "optimizer.bin", "scheduler.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "adapter_model.bin"};
 

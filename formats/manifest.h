@@ -17,6 +17,8 @@ inline constexpr std::string_view kManifestName = "qwen2-convert.manifest.json";
 inline constexpr std::string_view kSumsName = "SHA256SUMS";
 inline constexpr std::string_view kSignatureName = "model.sig";                // formats/model_signature.h
 inline constexpr std::string_view kProvenanceName = "provenance.intoto.json";  // convert/provenance.h
+inline constexpr std::string_view kConversionName = "CONVERSION.md";            // convert/card.h
+inline constexpr std::string_view kCardName = "card.yaml";                      // convert/card.h
 inline constexpr std::string_view kUndoName = "qwen2-convert.undo.zst";
 
 // verify/fingerprint.md; empty where nobody decoded what was written (--verify=hash).

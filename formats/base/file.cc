@@ -95,12 +95,17 @@ Result<Dir> Dir::Open(const std::string& path, Links links) {
 std::string Dir::PathOf(std::string_view name) const { return JoinPath(path_, std::string(name)); }
 
 Result<std::vector<DirEntry>> Dir::List() const {
-  const int copy = ::openat(fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int copy = Retry([&] { return ::openat(fd(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC); });
   if (copy < 0) return FromErrno(errno, "listing folder", path_);
   struct Close {
     void operator()(DIR* d) const { ::closedir(d); }
   };
   const std::unique_ptr<DIR, Close> stream(::fdopendir(copy));
+  if (stream == nullptr) {
+    const int number = errno;
+    ::close(copy);
+    return FromErrno(number, "listing folder", path_);
+  }
   std::vector<DirEntry> entries;
   for (;;) {
     errno = 0;

@@ -267,6 +267,35 @@ TEST_F(StagingTest, ModesFollowUmask) {
   EXPECT_EQ(info.st_mode & 07777U, 0750U);
 }
 
+TEST_F(StagingTest, AFileTakesItsPlaceInOneStep) {
+  const auto begin = [&](Overwrite overwrite) { return Staging::Begin(out_, in_, overwrite, 0, Product::kFile); };
+  const auto fill = [](const Staging& staging, const std::string& content) { Must(WriteFile(staging.dir(), staging.name(), AsBytes(content))); };
+  Killed([&] { fill(Must(begin(Overwrite::kRefuse)), "half"); });
+  EXPECT_FALSE(std::filesystem::exists(out_));
+  {
+    Staging staging = Must(begin(Overwrite::kRefuse));
+    EXPECT_TRUE(Names(staging.dir().path()).empty());
+    ExpectError(begin(Overwrite::kRefuse), Code::kTryAgain, "locked");
+    fill(staging, "whole");
+    test::WriteWhole(out_, "of another");  // since we looked
+    ExpectError(staging.Commit(), Code::kUsage, "output-exists");
+  }
+  EXPECT_EQ(test::ReadWhole(out_), "of another");
+  ExpectError(begin(Overwrite::kRefuse), Code::kUsage, "output-exists");
+  {
+    Staging staging = Must(begin(Overwrite::kReplace));
+    fill(staging, "new");
+  }
+  EXPECT_EQ(test::ReadWhole(out_), "of another");
+  Staging staging = Must(begin(Overwrite::kReplace));
+  fill(staging, "new");
+  Must(staging.Commit());
+  EXPECT_EQ(test::ReadWhole(out_), "new");
+  EXPECT_FALSE(std::filesystem::exists(root_));
+  std::filesystem::create_directory(folder_ / "sub");
+  ExpectError(Staging::Begin(folder_ / "sub", in_, Overwrite::kReplace, 0, Product::kFile), Code::kUsage, "output-file", {"is no file"});
+}
+
 TEST_F(StagingTest, AnOutputThatIsEqualMayStay) {
   const auto make = [&](const std::string& content) -> Result<bool> {
     Staging staging = Must(Begin(Overwrite::kKeepEqual));

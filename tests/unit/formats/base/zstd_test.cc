@@ -33,6 +33,20 @@ TEST(Zstd, GivesBackWhatItTook) {
   }
 }
 
+// Read by the library, whose checksum is over the content. Around the borders of blocks.
+TEST(Zstd, StoresAsItIs) {
+  test::Random random(6);
+  for (const uint64_t size : {0U, 1U, 131071U, 131072U, 131073U, 1048576U}) {
+    const Bytes content = random.Fill(size);
+    const Bytes frame = ZstdStore(content);
+    EXPECT_EQ(Must(ZstdDecompress(frame, size)), content) << size;
+    EXPECT_LE(frame.size(), size + 13 + 3 * (size / 131072 + 1)) << size;
+    Bytes damaged = frame;
+    damaged[damaged.size() / 2] ^= std::byte{1};
+    EXPECT_FALSE(ZstdDecompress(damaged, size).ok()) << size;
+  }
+}
+
 TEST(Zstd, ZerosTakeNoRoom) {
   EXPECT_LT(ZstdCompress(Bytes(10'000'000)).size(), 2000U);
 }
