@@ -160,9 +160,15 @@ class TensorLane : public Lane {
   Xxh3 tensor_;
 };
 
+// A shard of the output on disk.
+struct Shard {
+  OutputFile file;
+  bool shared = false;  // has its bytes already, the input's own; they are only read and digested
+};
+
 class Executor {
  public:
-  Executor(const Plan& plan, const ExecuteOptions& options, const std::vector<OutputFile>& files, std::vector<std::string>* tensor_digests)
+  Executor(const Plan& plan, const ExecuteOptions& options, const std::vector<Shard>& files, std::vector<std::string>* tensor_digests)
       : plan_(plan), options_(options), files_(files), chunks_(OrderOfWork(plan, options.jobs)), buffers_left_(std::max(kBuffers, size_t{4} * options.jobs)) {
     for (size_t f = 0; f < files.size(); ++f) {
       auto sha256 = std::make_unique<FileLane>();
@@ -236,7 +242,7 @@ class Executor {
   Status Write(const Chunk& chunk, MutableBytes out) {
     if (chunk.head) {
       // A head may be longer than a buffer; it is written from the plan.
-      return files_[chunk.file].WriteAt(0, AsBytes(plan_.files[chunk.file].head));
+      return files_[chunk.file].shared ? Status() : files_[chunk.file].file.WriteAt(0, AsBytes(plan_.files[chunk.file].head));
     }
     uint64_t at = 0;
     for (size_t i = 0; i < chunk.pieces.size();) {
@@ -269,7 +275,7 @@ class Executor {
       QC_TRY(plan_.model->checkpoint->Read(first, from, out.subspan(at, bytes)));
       at += bytes;
     }
-    QC_TRY(files_[chunk.file].WriteAt(chunk.offset, out));
+    if (!files_[chunk.file].shared) QC_TRY(files_[chunk.file].file.WriteAt(chunk.offset, out));
     if (options_.progress != nullptr) options_.progress->Add(chunk.bytes);
     return {};
   }
@@ -278,7 +284,7 @@ class Executor {
   // works off all that follow without a gap.
   void Digest(const Chunk& chunk, std::shared_ptr<Buffer> buffer) {
     std::unique_lock lock(mutex_);
-    unflushed_.push_back(&chunk);
+    if (!files_[chunk.file].shared) unflushed_.push_back(&chunk);
     written_.notify_one();
     for (size_t l = 0; l < kLanes; ++l) lanes_[chunk.file * kLanes + l].waiting.emplace(chunk.sequence, std::pair(&chunk, buffer));
     buffer.reset();
@@ -316,7 +322,7 @@ class Executor {
       if (unflushed_.empty()) return;
       const std::vector<const Chunk*> chunks = std::exchange(unflushed_, {});
       lock.unlock();
-      for (const Chunk* chunk : chunks) files_[chunk->file].StartWriteback(chunk->offset, chunk->bytes);
+      for (const Chunk* chunk : chunks) files_[chunk->file].file.StartWriteback(chunk->offset, chunk->bytes);
       lock.lock();
       if (error_.has_value()) return;
     }
@@ -330,7 +336,7 @@ class Executor {
 
   const Plan& plan_;
   const ExecuteOptions& options_;
-  const std::vector<OutputFile>& files_;
+  const std::vector<Shard>& files_;
   const std::vector<Chunk> chunks_;
 
   std::mutex mutex_;  // guards everything below
@@ -345,6 +351,23 @@ class Executor {
   std::vector<std::shared_ptr<Buffer>> free_;
   std::optional<Error> error_;
 };
+
+// With all its room reserved, or with the bytes of the input in place.
+Result<Shard> CreateShard(const Plan& plan, const PlannedFile& file, const Dir& out, Untouched untouched) {
+  if (file.same_as.has_value() && untouched != Untouched::kCopy) {
+    QC_ASSIGN(const InputFile in, plan.model->checkpoint->Reopen(plan.model->checkpoint->files()[*file.same_as]));
+    if (untouched == Untouched::kHardlink) {
+      QC_ASSIGN(OutputFile linked, OutputFile::Link(out, file.name, in));
+      return Shard{std::move(linked), true};
+    }
+    QC_ASSIGN(std::optional<OutputFile> clone, OutputFile::Clone(out, file.name, in));
+    if (clone.has_value()) return Shard{std::move(*clone), true};
+    if (untouched == Untouched::kReflink) return Refused("reflink", "'{}' cannot share the blocks of '{}': the file system cannot, or they are two; give --untouched=copy", Escape(out.PathOf(file.name)), Escape(in.path()));
+  }
+  QC_ASSIGN(OutputFile made, OutputFile::Create(out, file.name));
+  QC_TRY(made.Preallocate(file.bytes));
+  return Shard{std::move(made), false};
+}
 
 Status CopySideFile(const Plan& plan, const SideFile& side, const Dir& out, const ExecuteOptions& options, Written* written) {
   QC_ASSIGN(const InputFile in, plan.model->checkpoint->location().OpenMember(side.name));
@@ -379,10 +402,9 @@ Result<Written> Execute(const Plan& plan, const Dir& out, const ExecuteOptions& 
   Written written;
   written.tensor_digests.resize(plan.tensors.size(), Xxh3::Of({}));
   // All room is reserved before the first byte is written.
-  std::vector<OutputFile> shards;
+  std::vector<Shard> shards;
   for (const PlannedFile& file : plan.files) {
-    QC_ASSIGN(OutputFile shard, OutputFile::Create(out, file.name));
-    QC_TRY(shard.Preallocate(file.bytes));
+    QC_ASSIGN(Shard shard, CreateShard(plan, file, out, options.untouched));
     shards.push_back(std::move(shard));
   }
   {
@@ -390,7 +412,7 @@ Result<Written> Execute(const Plan& plan, const Dir& out, const ExecuteOptions& 
     QC_TRY(executor.Run());
     for (size_t f = 0; f < shards.size(); ++f) written.files.push_back(executor.Finish(f));
   }
-  std::ranges::move(shards, std::back_inserter(written.unsynced));
+  for (Shard& shard : shards) written.unsynced.push_back(std::move(shard.file));
   for (const SideFile& side : plan.SideFiles()) QC_TRY(CopySideFile(plan, side, out, options, &written));
   return written;
 }

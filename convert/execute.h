@@ -14,10 +14,14 @@
 
 namespace q2c {
 
+// What becomes of a shard whose bytes stay the same. kShare: blocks are shared where the file system can, else copied.
+enum class Untouched { kShare, kCopy, kReflink, kHardlink };
+
 struct ExecuteOptions {
   unsigned jobs = 1;
   const std::atomic<int>* stop = nullptr;  // a signal number, once one has arrived
   Progress* progress = nullptr;
+  Untouched untouched = Untouched::kShare;
 };
 
 struct Written {
@@ -27,7 +31,7 @@ struct Written {
 };
 
 // Writes shards and side files into the folder. Errors: by errno; kTryAgain if the input
-// changes; kInterrupted and kTerminated.
+// changes; kInterrupted and kTerminated; kRefused "reflink", "hardlink" where they were asked for and cannot be.
 Result<Written> Execute(const Plan& plan, const Dir& out, const ExecuteOptions& options);
 
 // The error a signal ends a run with, or ok.

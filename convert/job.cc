@@ -177,9 +177,17 @@ Status Keep(Status status, JobReport* report) {
   return {};
 }
 
+// Of shards that are what they were.
+uint64_t UntouchedBytes(const Plan& plan) {
+  uint64_t bytes = 0;
+  for (const PlannedFile& file : plan.files) bytes += file.same_as.has_value() ? file.bytes : 0;
+  return bytes;
+}
+
 // Before anything is written: OUT and the archive may share a file system.
 Status CheckRoom(const Plan& plan, const JobOptions& options, const Staging& staging, const std::optional<Staging>& archive) {
-  const uint64_t out_bytes = plan.OutputBytes() + kReserve + (options.undo ? UndoBudget(plan.OutputBytes()) : 0);
+  const uint64_t linked = options.untouched == Untouched::kHardlink ? UntouchedBytes(plan) : 0;
+  const uint64_t out_bytes = plan.OutputBytes() - linked + kReserve + (options.undo ? UndoBudget(plan.OutputBytes()) : 0);
   const auto check = [](const Dir& dir, const std::string& place, uint64_t needed) -> Status {
     QC_ASSIGN(const uint64_t room, FreeBytes(dir));
     if (room >= needed) return {};
@@ -188,7 +196,7 @@ Status CheckRoom(const Plan& plan, const JobOptions& options, const Staging& sta
   if (!archive.has_value()) return check(staging.dir(), options.out, out_bytes);
   QC_ASSIGN(const FileStamp here, staging.dir().Stat());
   QC_ASSIGN(const FileStamp there, archive->dir().Stat());
-  const uint64_t archive_bytes = ArchiveBudget(out_bytes, plan.files.size() + plan.texts.size() + plan.SideFiles().size() + 8);
+  const uint64_t archive_bytes = ArchiveBudget(out_bytes + linked, plan.files.size() + plan.texts.size() + plan.SideFiles().size() + 8);
   if (here.device == there.device) return check(staging.dir(), options.out + "' with '" + options.archive, out_bytes + archive_bytes);
   QC_TRY(check(staging.dir(), options.out, out_bytes));
   return check(archive->dir(), options.archive, archive_bytes);
@@ -294,6 +302,9 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs), options.group_size, options.pad_intermediate}));
   if (options.undo) QC_TRY(CheckUndo(job.plan));
   QC_TRY(NoteReadme(&job.plan));
+  if (const uint64_t same = UntouchedBytes(job.plan); same > 0 && options.untouched == Untouched::kHardlink) {
+    job.plan.notes.push_back({"hardlinks", fmt::format("{} of the output are the very files of the input (--untouched=hardlink): whoever changes one changes both", HumanBytes(same))});
+  }
   if (options.verify == VerifyLevel::kForward) {
     const Result<ForwardConfig> forward = ReadForwardConfig(*job.model);
     if (!forward.ok() && (forward.error().code != Code::kNotRun || options.verify_given)) return forward.error();
@@ -322,7 +333,7 @@ Result<JobReport> RunJob(const PlannedJob& planned, const JobOptions& options) {
   }
   QC_TRY(CheckRoom(plan, options, staging, archive));
   progress.Begin("writing", plan.OutputBytes());
-  QC_ASSIGN(Written written, Execute(plan, dir, {options.jobs, options.stop, &progress}));
+  QC_ASSIGN(Written written, Execute(plan, dir, {options.jobs, options.stop, &progress, options.untouched}));
   QC_TRY(planned.checkpoint->CheckUnchanged());
 
   for (const TextFile& text : plan.texts) QC_TRY(WriteSmall(dir, text.name, AsBytes(text.content), &written));

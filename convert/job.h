@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/execute.h"
 #include "convert/plan.h"
 #include "convert/progress.h"
 #include "convert/staging.h"
@@ -35,6 +36,7 @@ struct JobOptions {
   bool text_only = false;
   bool generic = false;            // take a model whose architecture is not known as it is
   Links links = Links::kRefuse;
+  Untouched untouched = Untouched::kShare;
   Overwrite overwrite = Overwrite::kRefuse;
   uint64_t attempt = 0;            // behind the name of the staging folder, unless 0
   VerifyLevel verify = VerifyLevel::kForward;

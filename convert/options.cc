@@ -44,6 +44,7 @@ OptionTable FurtherOptions() {
       ("group-size", TextValue("N"), "split groups into groups of N inputs; N has to divide their size")
       ("pad-intermediate", TextValue("N"), "add channels of zeros between gate/up and down, to a multiple of N (tensor parallelism)")
       ("shard-size", TextValue("SIZE"), "largest shard, such as 5GB (default: the shards of the input)")
+      ("untouched", TextValue("HOW"), "shards whose bytes stay the same: copy, reflink (share their blocks) or hardlink (be the files of IN); default: reflink where the file system can, else copy")
       ("drop", ListValue("GLOB"), "leave out tensors whose name in the input matches; may be repeated")
       ("only", ListValue("ID"), "make this repair and no other (see --list-repairs); may be repeated")
       ("skip", ListValue("ID"), "do not make this repair; may be repeated")
@@ -100,6 +101,10 @@ Status ReadOptions(const GivenOptions& given, CommandLine* line) {
   if (given.count("zeros") != 0) {
     constexpr Choice<ZeroConvention> kConventions[] = {{"v1", ZeroConvention::kV1}, {"v2", ZeroConvention::kV2}};
     QC_ASSIGN(job.zeros, Choose("zeros", text("zeros"), kConventions));
+  }
+  if (given.count("untouched") != 0) {
+    constexpr Choice<Untouched> kWays[] = {{"copy", Untouched::kCopy}, {"reflink", Untouched::kReflink}, {"hardlink", Untouched::kHardlink}};
+    QC_ASSIGN(job.untouched, Choose("untouched", text("untouched"), kWays));
   }
   constexpr uint64_t kLargest = 1U << 20U;
   if (given.count("group-size") != 0) {
@@ -169,7 +174,7 @@ Manual ConvertManual() {
   manual.exit_codes = "0 done and verified; 1 mismatch; 2 usage; 3 a check could not be run; 65 input malformed;\n"
                       "69 unsupported or refused; 70 internal error; 74 input or output failed; 75 try again; 76 no space;\n"
                       "77 permission; 130, 143 interrupted.\n";
-  manual.values = {{"target", TargetNames()}, {"verify", {"forward", "exact", "hash", "none"}}, {"verify-read", {"cache", "device"}}, {"zeros", {"v1", "v2"}}, {"arch", {"generic"}}};
+  manual.values = {{"target", TargetNames()}, {"verify", {"forward", "exact", "hash", "none"}}, {"verify-read", {"cache", "device"}}, {"zeros", {"v1", "v2"}}, {"arch", {"generic"}}, {"untouched", {"copy", "reflink", "hardlink"}}};
   manual.see_also = {"qwen2-audit(1)", "qwen2-zoo(1)", "qwen2-convert-report(5)", "qwen2-convert-manifest(5)", "qwen2-convert-undo(5)"};
   return manual;
 }

@@ -124,7 +124,7 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
     QC_TRY(plan.Wants("family", change.key));
     plan.edits.push_back({std::string(kConfigName), change.key, change.before, change.after, change.reason, false, "family"});
   }
-  for (const auto pass : {PassNames, PassBiases, PassHeads, PassLayouts, PassChannels, PassRepack, PassFloats, PassConfig, PassQuantConfig, PassContainer, PassFiles}) {
+  for (const auto pass : {PassNames, PassBiases, PassHeads, PassLayouts, PassChannels, PassRepack, PassFloats, PassConfig, PassQuantConfig, PassContainer, PassFiles, PassUntouched}) {
     QC_TRY(pass(&plan));
   }
   return plan;

@@ -87,6 +87,7 @@ struct PlannedFile {
   std::string head;
   std::vector<size_t> tensors;  // indexes into Plan::tensors, in the order of their offsets
   uint64_t bytes = 0;
+  std::optional<size_t> same_as = {};  // the weight file of the input that holds these very bytes
 };
 
 struct TextFile {

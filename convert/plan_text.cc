@@ -87,6 +87,7 @@ std::string PlanText(const Plan& plan, bool every_tensor) {
       out += fmt::format("  {}: {}: {} -> {}: {} [{}]\n", edit.file, Escape(edit.key), ValueText(edit.before), ValueText(edit.after), edit.reason, edit.repair);
     }
   }
+  if (const auto same = std::ranges::count_if(plan.files, [](const PlannedFile& file) { return file.same_as.has_value(); }); same > 0) out += fmt::format("byte for byte  {} weight files\n", same);
   if (const size_t sides = plan.SideFiles().size(); sides > 0) out += fmt::format("byte for byte  {} other files\n", sides);
   if (!plan.notes.empty()) out += "notes\n";
   for (const Note& note : plan.notes) out += fmt::format("  {} [{}]\n", note.message, note.id);

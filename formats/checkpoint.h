@@ -66,6 +66,8 @@ class Checkpoint {
   Status Stream(const TensorInfo& tensor, const std::function<Status(ByteView)>& piece) const;
   // kTryAgain if a weight file is not what it was when it was opened.
   Status CheckUnchanged() const;
+  // One of files(). kTryAgain if it is not what it was.
+  Result<InputFile> Reopen(const WeightFile& file) const;
 
  private:
   Checkpoint(Location location, Defects* defects) : location_(std::move(location)), defects_(defects) {}
@@ -78,7 +80,6 @@ class Checkpoint {
   Status ReadGguf(const std::vector<std::string>& names);
   Status ReadGgufFile(const std::string& name, bool hold_open);
   Status SettleDuplicates();
-  Result<InputFile> Reopen(const WeightFile& file) const;
   Status ReadConfigs();
 
   Status Keep(Error error) const { return KeepOrFail(defects_, std::move(error)); }

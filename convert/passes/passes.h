@@ -28,6 +28,7 @@ Status PassQuantConfig(Plan* plan);
 Status PassContainer(Plan* plan);
 // Shards, offsets, index.
 Status PassFiles(Plan* plan);
+Status PassUntouched(Plan* plan);  // finds shards that stay what they are
 
 // The truth about all quantised linears of the output together.
 struct Survey {

@@ -3,8 +3,10 @@
 #define BOOST_FILESYSTEM_NO_DEPRECATED
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/stat.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
@@ -279,8 +281,35 @@ Result<OutputFile> OutputFile::Create(const Dir& dir, const std::string& name) {
   return OutputFile(&dir, name);
 }
 
+Result<std::optional<OutputFile>> OutputFile::Clone(const Dir& dir, const std::string& name, const InputFile& in) {
+  QC_ASSIGN(OutputFile made, Create(dir, name));
+  QC_ASSIGN(const Fd fd, made.Open());
+  if (Retry([&] { return ::ioctl(fd.get(), FICLONE, in.fd_.get()); }) == 0) return std::optional(std::move(made));
+  const int number = errno;
+  QC_TRY(dir.RemoveFile(name));
+  // What the file systems and the kernel say that cannot do it, for these two files or at all.
+  for (const int cannot : {EOPNOTSUPP, EXDEV, EINVAL, ENOTTY, ENOSYS, EPERM, EBADF}) {
+    if (number == cannot) return std::optional<OutputFile>();
+  }
+  return FromErrno(number, "cloning into", dir.PathOf(name));
+}
+
+Result<OutputFile> OutputFile::Link(const Dir& dir, const std::string& name, const InputFile& in) {
+  // Through the descriptor: the very file that was opened, whatever its name means by now.
+  const std::string self = fmt::format("/proc/self/fd/{}", in.fd_.get());
+  if (::linkat(AT_FDCWD, self.c_str(), dir.fd(), name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+    OutputFile made(&dir, name);
+    made.linked_ = true;
+    return made;
+  }
+  for (const int cannot : {EXDEV, EPERM, EMLINK, ENOENT, EOPNOTSUPP}) {
+    if (errno == cannot) return Refused("hardlink", "'{}' cannot be a hard link to '{}': {}; give --untouched=copy", Escape(dir.PathOf(name)), Escape(in.path()), std::strerror(cannot));  // NOLINT(concurrency-mt-unsafe)
+  }
+  return FromErrno(errno, "linking", dir.PathOf(name));
+}
+
 Result<Fd> OutputFile::Open() const {
-  Fd fd(Retry([&] { return ::openat(dir_->fd(), name_.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC); }));
+  Fd fd(Retry([&] { return ::openat(dir_->fd(), name_.c_str(), (linked_ ? O_RDONLY : O_WRONLY) | O_NOFOLLOW | O_CLOEXEC); }));
   if (!fd.valid()) return FromErrno(errno, "opening", dir_->PathOf(name_));
   return fd;
 }

@@ -118,6 +118,7 @@ class InputFile {
   void DropCache() const;
 
  private:
+  friend class OutputFile;  // for its descriptor
   InputFile(Fd fd, FileStamp stamp, std::string path) : fd_(std::move(fd)), stamp_(stamp), path_(std::move(path)) {}
   Fd fd_;
   FileStamp stamp_;
@@ -129,6 +130,10 @@ class InputFile {
 class OutputFile {
  public:
   static Result<OutputFile> Create(const Dir& dir, const std::string& name);
+  // One that shares its blocks with `in` until either is written to. Nothing where the file system cannot do it.
+  static Result<std::optional<OutputFile>> Clone(const Dir& dir, const std::string& name, const InputFile& in);
+  // `in` itself under another name; never to be written to. Errors: kRefused "hardlink" where the file systems differ or forbid it.
+  static Result<OutputFile> Link(const Dir& dir, const std::string& name, const InputFile& in);
 
   const std::string& name() const { return name_; }
   Status Preallocate(uint64_t bytes) const;  // real blocks, so that a full disk shows now
@@ -146,6 +151,7 @@ class OutputFile {
   Result<Fd> Open() const;
   const Dir* dir_;
   std::string name_;
+  bool linked_ = false;
 };
 
 // Creates the file, writes it, syncs it.
