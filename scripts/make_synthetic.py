@@ -15,9 +15,10 @@ The form follows the shards:
 
 Tied models (0.5B, 1.5B) do not store lm_head.weight, as published. 72B-layer is not a whole
 model: two layers of the 72B shape (padded to 29696, as published) and a vocabulary cut to 1024.
-72B-moe (41,523 tensors) and 235B-moe (Qwen3's sizes, 146,257 tensors) are for planning, with
+72B-moe (41,523 tensors) and 235B-moe (Qwen3's sizes, 146,361 tensors) are for planning, with
 --sparse: codes, scales and large float matrices are holes, which read as zeros. What a plan judges
 by its values is there: zero points, group indices, biases, norms.
+235B-names has the same names at the smallest sizes: what a plan of 235B-moe costs without its data.
 
 The large tensors come from one random block of 32 MiB per kind, used again at random offsets:
 cheap to write, not worth compressing, different in each tensor. The same options give the same
@@ -48,6 +49,7 @@ SHAPES = {
     "72B-layer": Shape(8192, 29696, 2, 64, 8, 1024, False),
     "72B-moe": Shape(8192, 29696, 80, 64, 8, 152064, False, "qwen2_moe", None, 32, 896, 896),
     "235B-moe": Shape(4096, 12288, 94, 64, 4, 151936, False, "qwen3_moe", 128, 128, 1536, 0),
+    "235B-names": Shape(128, 128, 94, 2, 1, 512, False, "qwen3_moe", 64, 128, 128, 0),
     "tiny": Shape(128, 512, 2, 2, 1, 512, False),
     "tiny-qwen2-moe": Shape(128, 512, 2, 2, 1, 512, False, "qwen2_moe", None, 4, 128, 256),
     "tiny-qwen3-moe": Shape(128, 512, 2, 2, 1, 512, False, "qwen3_moe", 64, 4, 128, 0),
