@@ -11,8 +11,14 @@ The form follows the shards:
   --shard-size=4GB  (default) as Qwen2 was published: split in module order into
                     model-0000i-of-0000N.safetensors with an index (model.safetensors if one suffices)
 
+  --container=bin   the same names with .bin (pytorch_model… where sharded): what torch.save writes
+
 Tied models (0.5B, 1.5B) do not store lm_head.weight, as published. 72B-layer is not a whole
 model: two layers of the 72B shape (padded to 29696, as published) and a vocabulary cut to 1024.
+72B-moe (41,523 tensors) and 235B-moe (Qwen3's sizes, 146,361 tensors) are for planning, with
+--sparse: codes, scales and large float matrices are holes, which read as zeros. What a plan judges
+by its values is there: zero points, group indices, biases, norms.
+235B-names has the same names at the smallest sizes: what a plan of 235B-moe costs without its data.
 
 The large tensors come from one random block of 32 MiB per kind, used again at random offsets:
 cheap to write, not worth compressing, different in each tensor. The same options give the same
@@ -20,24 +26,40 @@ bytes. Codes follow a normal distribution around the zero point; scales are posi
 Needs numpy. Memory stays under 256 MiB.
 """
 import argparse
+import collections
+import functools
 import json
 import os
 import random
 import statistics
-import struct
 import sys
 import time
 import zlib
 
 import numpy as np
 
-# hidden, intermediate, layers, heads, key-value heads, vocabulary, tied
+from synthetic_files import size_of, write_safetensors, write_torch
+
+Shape = collections.namedtuple("Shape", "hidden inter layers heads kv_heads vocab tied family head_dim experts expert_inter shared_inter",
+                               defaults=("qwen2", None, 0, 0, 0))
 SHAPES = {
-    "0.5B": (896, 4864, 24, 14, 2, 151936, True),
-    "1.5B": (1536, 8960, 28, 12, 2, 151936, True),
-    "7B": (3584, 18944, 28, 28, 4, 152064, False),
-    "72B-layer": (8192, 29696, 2, 64, 8, 1024, False),
-    "tiny": (128, 512, 2, 2, 1, 512, False),
+    "0.5B": Shape(896, 4864, 24, 14, 2, 151936, True),
+    "1.5B": Shape(1536, 8960, 28, 12, 2, 151936, True),
+    "7B": Shape(3584, 18944, 28, 28, 4, 152064, False),
+    "72B-layer": Shape(8192, 29696, 2, 64, 8, 1024, False),
+    "72B-moe": Shape(8192, 29696, 80, 64, 8, 152064, False, "qwen2_moe", None, 32, 896, 896),
+    "235B-moe": Shape(4096, 12288, 94, 64, 4, 151936, False, "qwen3_moe", 128, 128, 1536, 0),
+    "235B-names": Shape(128, 128, 94, 2, 1, 512, False, "qwen3_moe", 64, 128, 128, 0),
+    "tiny": Shape(128, 512, 2, 2, 1, 512, False),
+    "tiny-qwen2-moe": Shape(128, 512, 2, 2, 1, 512, False, "qwen2_moe", None, 4, 128, 256),
+    "tiny-qwen3-moe": Shape(128, 512, 2, 2, 1, 512, False, "qwen3_moe", 64, 4, 128, 0),
+}
+# class, biases on q, k and v, all-zero biases on the others (AutoGPTQ never wrote Qwen3), norms of q and k
+Family = collections.namedtuple("Family", "name qkv_bias zero_bias head_norms")
+FAMILIES = {
+    "qwen2": Family("Qwen2ForCausalLM", True, True, False),
+    "qwen2_moe": Family("Qwen2MoeForCausalLM", True, True, False),
+    "qwen3_moe": Family("Qwen3MoeForCausalLM", False, False, True),
 }
 # Known sums for group size 128 with the biases q, k, v only: tensors, Int4 bytes, Int8 bytes.
 KNOWN = {
@@ -47,7 +69,7 @@ KNOWN = {
 }
 BLOCK = 32 << 20
 CHUNK = 8 << 20
-SIZES = {"I32": 4, "F16": 2}
+HOLES = ("float_matrix", "scale_matrix", "qweight")  # makers that --sparse leaves out
 
 
 class Block:
@@ -92,24 +114,45 @@ def code_values(bits, asym):
 class Model:
     def __init__(self, args):
         self.bits, self.asym, self.seed = args.bits, args.asym, args.seed
-        (self.hidden, self.inter, self.layers, self.heads, self.kv_heads, self.vocab, self.tied) = SHAPES[args.shape]
-        self.group, self.zero_bias = args.group_size, args.zero_bias
-        wide = normal(65536)
-        self.codes = Block([self.seed, 0], code_values(self.bits, self.asym))
-        self.floats = Block([self.seed, 1], (0.02 * wide).astype("<f2"))
-        self.scales = Block([self.seed, 2], (0.006 * np.exp(0.25 * wide) / (1 << (self.bits - 4))).astype("<f2"))
+        self.shape = SHAPES[args.shape]
+        self.family = FAMILIES[self.shape.family]
+        self.group, self.zero_bias = args.group_size, args.zero_bias and self.family.zero_bias
+        self.head_dim = self.shape.head_dim or self.shape.hidden // self.shape.heads
+
+    @functools.cached_property
+    def codes(self):
+        return Block([self.seed, 0], code_values(self.bits, self.asym))
+
+    @functools.cached_property
+    def floats(self):
+        return Block([self.seed, 1], (0.02 * normal(65536)).astype("<f2"))
+
+    @functools.cached_property
+    def scales(self):
+        return Block([self.seed, 2], (0.006 * np.exp(0.25 * normal(65536)) / (1 << (self.bits - 4))).astype("<f2"))
+
+    def linears(self):
+        """(name, inputs, outputs, real bias) of one layer, in module order."""
+        s = self.shape
+        wide, kv = s.heads * self.head_dim, s.kv_heads * self.head_dim
+        yield "self_attn.q_proj", s.hidden, wide, self.family.qkv_bias
+        yield "self_attn.k_proj", s.hidden, kv, self.family.qkv_bias
+        yield "self_attn.v_proj", s.hidden, kv, self.family.qkv_bias
+        yield "self_attn.o_proj", wide, s.hidden, False
+        experts = [(f"experts.{e}.", s.expert_inter) for e in range(s.experts)]
+        shared = [("shared_expert.", s.shared_inter)] if s.shared_inter else []
+        for part, inter in experts + shared or [("", s.inter)]:
+            yield f"mlp.{part}gate_proj", s.hidden, inter, False
+            yield f"mlp.{part}up_proj", s.hidden, inter, False
+            yield f"mlp.{part}down_proj", inter, s.hidden, False
 
     def tensors(self):
         """(name, dtype, shape, maker of its bytes) in module order, the order shards are cut in."""
-        h, kv = self.hidden, self.hidden // self.heads * self.kv_heads
-        yield "model.embed_tokens.weight", "F16", (self.vocab, h), self.float_matrix
-        for i in range(self.layers):
+        s = self.shape
+        yield "model.embed_tokens.weight", "F16", (s.vocab, s.hidden), self.float_matrix
+        for i in range(s.layers):
             p = f"model.layers.{i}."
-            for name, k, n, real_bias in [
-                    ("self_attn.q_proj", h, h, True), ("self_attn.k_proj", h, kv, True),
-                    ("self_attn.v_proj", h, kv, True), ("self_attn.o_proj", h, h, False),
-                    ("mlp.gate_proj", h, self.inter, False), ("mlp.up_proj", h, self.inter, False),
-                    ("mlp.down_proj", self.inter, h, False)]:
+            for name, k, n, real_bias in self.linears():
                 groups = -(-k // self.group_of(k))
                 yield p + name + ".qweight", "I32", (k * self.bits // 32, n), self.qweight
                 yield p + name + ".qzeros", "I32", (groups, n * self.bits // 32), self.qzeros
@@ -119,11 +162,17 @@ class Model:
                     yield p + name + ".bias", "F16", (n,), self.real_bias
                 elif self.zero_bias:
                     yield p + name + ".bias", "F16", (n,), self.no_bias
-            yield p + "input_layernorm.weight", "F16", (h,), self.norm
-            yield p + "post_attention_layernorm.weight", "F16", (h,), self.norm
-        yield "model.norm.weight", "F16", (h,), self.norm
-        if not self.tied:
-            yield "lm_head.weight", "F16", (self.vocab, h), self.float_matrix
+            if s.experts:
+                yield p + "mlp.gate.weight", "F16", (s.experts, s.hidden), self.float_matrix
+            if s.shared_inter:
+                yield p + "mlp.shared_expert_gate.weight", "F16", (1, s.hidden), self.float_matrix
+            for name in ("self_attn.q_norm", "self_attn.k_norm") if self.family.head_norms else ():
+                yield f"{p}{name}.weight", "F16", (self.head_dim,), self.norm
+            yield p + "input_layernorm.weight", "F16", (s.hidden,), self.norm
+            yield p + "post_attention_layernorm.weight", "F16", (s.hidden,), self.norm
+        yield "model.norm.weight", "F16", (s.hidden,), self.norm
+        if not s.tied:
+            yield "lm_head.weight", "F16", (s.vocab, s.hidden), self.float_matrix
 
     def group_of(self, k):
         return k if self.group == -1 else self.group
@@ -188,11 +237,6 @@ class Model:
                     yield piece.view("<u4").reshape(n, outputs) + add
 
 
-def size_of(tensor):
-    _, dtype, shape, _ = tensor
-    return SIZES[dtype] * int(np.prod(shape))
-
-
 def cut(tensors, limit):
     """Transformers' rule: a new shard when the next tensor would pass the limit."""
     shards, used = [[]], 0
@@ -203,25 +247,6 @@ def cut(tensors, limit):
         shards[-1].append(t)
         used += size_of(t)
     return shards
-
-
-def write_safetensors(path, tensors, metadata):
-    # The safetensors library's order: widest type first, then by name.
-    tensors = sorted(tensors, key=lambda t: (-SIZES[t[1]], t[0]))
-    header, at = {"__metadata__": metadata}, 0
-    for t in tensors:
-        name, dtype, shape, _ = t
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size_of(t)]}
-        at += size_of(t)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as f:
-        f.write(struct.pack("<Q", len(text)) + text)
-        for t in tensors:
-            before = f.tell()
-            for piece in t[3](t[0], t[2]):
-                f.write(np.ascontiguousarray(piece).data)
-            assert f.tell() - before == size_of(t), t[0]
 
 
 def write_json(path, value, sort=False, end=""):
@@ -235,16 +260,27 @@ def write_configs(out, m, base_name):
         "static_groups": False, "sym": not m.asym, "true_sequential": True, "model_name_or_path": None,
         "model_file_base_name": base_name, "is_marlin_format": False, "quant_method": "gptq"}
     write_json(f"{out}/quantize_config.json", quantize)
-    write_json(f"{out}/config.json", {
-        "_name_or_path": "synthetic", "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0,
-        "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": m.hidden,
-        "initializer_range": 0.02, "intermediate_size": m.inter, "max_position_embeddings": 32768,
-        "max_window_layers": m.layers, "model_type": "qwen2", "num_attention_heads": m.heads,
-        "num_hidden_layers": m.layers, "num_key_value_heads": m.kv_heads, "pad_token_id": 0,
+    s = m.shape
+    config = {
+        "_name_or_path": "synthetic", "architectures": [m.family.name], "attention_dropout": 0.0,
+        "bos_token_id": 0, "eos_token_id": 2, "hidden_act": "silu", "hidden_size": s.hidden,
+        "initializer_range": 0.02, "intermediate_size": s.inter, "max_position_embeddings": 32768,
+        "max_window_layers": s.layers, "model_type": s.family, "num_attention_heads": s.heads,
+        "num_hidden_layers": s.layers, "num_key_value_heads": s.kv_heads, "pad_token_id": 0,
         "quantization_config": quantize, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
-        "sliding_window": 32768, "tie_word_embeddings": m.tied, "torch_dtype": "float16",
+        "sliding_window": 32768, "tie_word_embeddings": s.tied, "torch_dtype": "float16",
         "transformers_version": "4.40.2", "use_cache": True, "use_sliding_window": False,
-        "vocab_size": m.vocab}, sort=True, end="\n")
+        "vocab_size": s.vocab}
+    if s.experts:
+        config |= {
+            "decoder_sparse_step": 1, "mlp_only_layers": [], "moe_intermediate_size": s.expert_inter,
+            "norm_topk_prob": False, "num_experts": s.experts, "num_experts_per_tok": min(8, s.experts),
+            "output_router_logits": False, "router_aux_loss_coef": 0.001}
+    if s.shared_inter:
+        config["shared_expert_intermediate_size"] = s.shared_inter
+    if s.head_dim:
+        config |= {"attention_bias": False, "head_dim": s.head_dim}
+    write_json(f"{out}/config.json", config, sort=True, end="\n")
 
 
 def write_side_files(out):
@@ -279,6 +315,9 @@ def check_sums(args, tensors):
         assert found == (count, sums[args.bits == 8]), f"tensors and bytes {found}, expected {count}, {sums}"
 
 
+CONTAINERS = {"safetensors": ("model", write_safetensors), "bin": ("pytorch_model", write_torch)}  # stem of the names, writer
+
+
 def parse_size(text):
     for unit, factor in ("GB", 10**9), ("MB", 10**6), ("KB", 10**3):
         if text.upper().endswith(unit):
@@ -294,6 +333,8 @@ def main():
     p.add_argument("--group-size", type=int, default=128, metavar="N", help="a multiple of 8, or -1: one group a column (default 128)")
     p.add_argument("--asym", action="store_true", help="zero points that differ (sym: false)")
     p.add_argument("--shard-size", type=parse_size, default=4 * 10**9, metavar="SIZE", help="decimal, e.g. 4GB (default); 0: one file, AutoGPTQ's own name")
+    p.add_argument("--container", choices=CONTAINERS, default="safetensors")
+    p.add_argument("--sparse", action="store_true", help="holes for codes, scales and large float matrices: for plans only")
     p.add_argument("--seed", type=int, default=0, metavar="N")
     p.add_argument("--no-zero-bias", dest="zero_bias", action="store_false", help="leave the all-zero biases out, as Qwen2.5 was published")
     args = p.parse_args()
@@ -301,6 +342,8 @@ def main():
         p.error("argument --group-size: a multiple of 8, or -1")
     if args.seed < 0 or args.shard_size < 0:
         p.error("arguments --seed, --shard-size: not below 0")
+    if args.sparse and args.container == "bin":
+        p.error("--sparse: a torch ZIP has checksums over its zeros; use safetensors")
     if os.path.isdir(args.out) and os.listdir(args.out):
         p.error(f"'{args.out}' is not empty")
 
@@ -309,23 +352,26 @@ def main():
     m = Model(args)
     tensors = list(m.tensors())
     check_sums(args, tensors)
+    if args.sparse:
+        tensors = [(*t[:3], None if t[3].__name__ in HOLES else t[3]) for t in tensors]
+    stem, write = CONTAINERS[args.container]
     shards = cut(tensors, args.shard_size)
     if args.shard_size == 0:
         metadata = {
             "format": "pt", "auto_gptq_version": "0.7.1", "gptq_is_marlin_format": "False",
             "gptq_group_size": str(m.group), "gptq_bits": str(m.bits), "gptq_desc_act": "False",
             "gptq_damp_percent": "0.01"}
-        files = [f"gptq_model-{m.bits}bit-{m.group}g.safetensors"]
+        files = [f"gptq_model-{m.bits}bit-{m.group}g.{args.container}"]
     else:
         metadata = {"format": "pt"}
         n = len(shards)
-        files = [f"model-{i + 1:05d}-of-{n:05d}.safetensors" for i in range(n)] if n > 1 else ["model.safetensors"]
+        files = [f"{stem}-{i + 1:05d}-of-{n:05d}.{args.container}" for i in range(n)] if n > 1 else [f"{stem}.{args.container}"]
     for file, shard in zip(files, shards):
-        write_safetensors(f"{args.out}/{file}", shard, metadata)
+        write(f"{args.out}/{file}", shard, metadata)
     total = sum(map(size_of, tensors))
     if len(shards) > 1:
         weight_map = {t[0]: file for file, shard in zip(files, shards) for t in shard}
-        write_json(f"{args.out}/model.safetensors.index.json",
+        write_json(f"{args.out}/{stem}.{args.container}.index.json",
                    {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}, end="\n")
     write_configs(args.out, m, None if args.shard_size == 0 else "model")
     write_side_files(args.out)

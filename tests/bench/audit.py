@@ -1,60 +1,53 @@
 #!/usr/bin/python3
 """qwen2-audit --read-data against sha256sum over the same files, interleaved, warm cache.
 
-    audit.py [--shape=7B] [--rounds=3] [--folder=DIR] [--audit=FILE]
+    audit.py [--shape=1.5B] [--rounds=3] [--folder=DIR] [--bin=FILE]
 
 Makes a synthetic checkpoint (scripts/make_synthetic.py) unless --folder names one. Prints seconds, memory and the ratio.
+Target: at least 3 x the speed of sha256sum. Exit code: 0 met, 1 missed or a job failed, 2 usage.
 """
 import argparse
 import os
-import pathlib
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
 
-PROJECT = pathlib.Path(__file__).resolve().parents[2]
+import measure
+
+FACTOR = 3
+READ_DATA = "qwen2-audit --read-data"
 
 
-def timed(command):
-    """(seconds, peak MiB) of one run."""
-    began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0 and os.waitstatus_to_exitcode(status) not in (0, 1):
-        sys.exit(f"audit.py: {command[0]}: {process.stderr.read().decode()[:300]}")
-    return time.monotonic() - began, usage.ru_maxrss / 1024
+def time_audit(args, binary, folder):
+    """row -> list of Run"""
+    jobs = {"sha256sum": measure.sha256sum(folder), "qwen2-audit": [binary, folder], READ_DATA: [binary, folder, "--read-data"]}
+    return measure.interleave(jobs, args.rounds, accepted=(0, 1))  # 1: findings; round 0 fills the cache
+
+
+def factor(results, name):
+    return measure.seconds(results["sha256sum"]) / measure.seconds(results[name])
+
+
+def measure_audit(args, work):
+    folder = args.folder
+    if folder is None:
+        folder = f"{work}/model"
+        measure.generate(folder, args.shape)
+    results = time_audit(args, args.bin, folder)
+    print(f"{measure.size_of(folder) / 1e9:.2f} GB in {len(os.listdir(folder))} files, {args.rounds} rounds\n\n"
+          "| run | median s | times the speed of sha256sum | MiB |\n|---|---|---|---|")
+    for name, runs in results.items():
+        print(f"| `{name}` | {measure.seconds(runs):.2f} | {factor(results, name):.2f} | {measure.peak(runs):.0f} |")
+    return factor(results, READ_DATA) >= FACTOR
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--shape", default="1.5B")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=pathlib.Path)
-    parser.add_argument("--audit", type=pathlib.Path, default=PROJECT / "build" / "bin" / "qwen2-audit")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="qwen2-audit-bench-") as scratch:
-        folder = arguments.folder
-        if folder is None:
-            folder = pathlib.Path(scratch) / "model"
-            subprocess.run([sys.executable, PROJECT / "scripts" / "make_synthetic.py", folder, f"--shape={arguments.shape}"], check=True)
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-        total = sum(path.stat().st_size for path in files)
-        jobs = {"sha256sum": ["sha256sum", *files], "qwen2-audit": [arguments.audit, folder], "qwen2-audit --read-data": [arguments.audit, folder, "--read-data"]}
-        timed(jobs["sha256sum"])  # fills the cache
-        seconds = {name: [] for name in jobs}
-        memory = dict.fromkeys(jobs, 0)
-        for _ in range(arguments.rounds):
-            for name, command in jobs.items():
-                took, mib = timed(command)
-                seconds[name].append(took)
-                memory[name] = max(memory[name], mib)
-        base = statistics.median(seconds["sha256sum"])
-        print(f"{total / 1e9:.2f} GB in {len(files)} files, {arguments.rounds} rounds\n\n| run | median s | times the speed of sha256sum | MiB |\n|---|---|---|---|")
-        for name in jobs:
-            took = statistics.median(seconds[name])
-            print(f"| `{name}` | {took:.2f} | {base / took:.2f} | {memory[name]:.0f} |")
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    p.add_argument("--shape", default="1.5B")
+    p.add_argument("--folder", metavar="DIR")
+    measure.add_options(p, rounds=3)
+    p.set_defaults(bin=f"{measure.ROOT}/build/bin/qwen2-audit")
+    args = measure.parse(p)
+    return measure.in_work_folder(args, lambda work: measure_audit(args, work))
 
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())
