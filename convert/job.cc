@@ -300,6 +300,10 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros, options.text_only, nullptr, options.generic}));
   job.model = std::make_unique<Model>(std::move(model));
   QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs), options.group_size, options.pad_intermediate}));
+  for (const std::string& glob : options.drop) {
+    const bool hits = std::ranges::any_of(job.model->dropped, [&](const auto& drop) { return drop.second == glob; });
+    if (!hits) job.plan.notes.push_back({"drop-nothing", fmt::format("--drop={} leaves nothing out: no tensor matches, or another --drop comes first", Escape(glob))});
+  }
   if (options.undo) QC_TRY(CheckUndo(job.plan));
   QC_TRY(NoteReadme(&job.plan));
   if (const uint64_t same = UntouchedBytes(job.plan); same > 0 && options.untouched == Untouched::kHardlink) {

@@ -1,6 +1,7 @@
 #include "convert/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <set>
 
 #include "convert/passes/passes.h"
@@ -114,8 +115,12 @@ Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOption
   plan.options = options;
   plan.tied = model.tied;
   plan.notes = model.checkpoint->notes();
+  // What was found while reading, and the repair that it asks for.
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 2> kFound = {{{"index-total-wrong", "index-total"}, {"tensor-repeated", "tensor-twice"}}};
   for (const Note& note : plan.notes) {
-    if (FindRepair(note.id) != nullptr) plan.Makes(note.id, note.message);
+    const auto found = std::ranges::find(kFound, std::string_view(note.id), [](const auto& row) { return row.first; });
+    const std::string id = found == kFound.end() ? note.id : std::string(found->second);
+    if (FindRepair(id) != nullptr) plan.Makes(id, note.message);
   }
   plan.notes.insert(plan.notes.end(), model.notes.begin(), model.notes.end());
   if (!target.warning.empty()) plan.notes.push_back({"target", target.warning});

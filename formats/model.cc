@@ -324,6 +324,7 @@ Result<Magnitude> MeasureTensor(const Checkpoint& checkpoint, const TensorInfo& 
                                                         : BfloatToFloat(Load<uint16_t>(at));
       if (value == 0) continue;
       ++magnitude.nonzero;
+      magnitude.nan = magnitude.nan || std::isnan(value);
       magnitude.largest = std::max(magnitude.largest, std::isnan(value) ? INFINITY : std::abs(static_cast<double>(value)));
     }
     return {};

@@ -97,7 +97,9 @@ Result<QuantLinear> DecodeLinear(const Model& model, const Linear& linear, uint8
 // The largest absolute value of a float tensor and how many elements are not zero.
 struct Magnitude {
   uint64_t nonzero = 0;
-  double largest = 0;
+  double largest = 0;  // infinite, too, for NaN
+  bool nan = false;
+  std::string LargestText() const { return nan ? "NaN" : fmt::format("{:.3g}", largest); }
 };
 Result<Magnitude> MeasureTensor(const Checkpoint& checkpoint, const TensorInfo& tensor);
 

@@ -27,7 +27,8 @@ ZeroVerdict JudgeZeros(const std::vector<ZeroSample>& samples) {
   if (linears == 0) {
     verdict.decided = (constant_v1 > 0) != (constant_v2 > 0);
     verdict.convention = constant_v2 > constant_v1 ? ZeroConvention::kV2 : ZeroConvention::kV1;
-    verdict.evidence = constant_v1 > 0 && constant_v2 > 0
+    verdict.evidence = constant_v1 + constant_v2 == 0 ? std::string("no linear has zero fields that show it")
+                       : constant_v1 > 0 && constant_v2 > 0
                            ? fmt::format("{} linears have the symmetric zero field of v1 and {} that of v2", constant_v1, constant_v2)
                            : fmt::format("every zero field of {} symmetric linears is {}", constant_v1 + constant_v2,
                                          constant_v2 > 0 ? "2^(bits-1), as v2 stores it" : "2^(bits-1) - 1, as v1 stores it");

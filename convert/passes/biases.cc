@@ -75,8 +75,8 @@ Status PassBiases(Plan* plan) {
     if (bias.has_value()) {
       QC_ASSIGN(const Magnitude size, MeasureTensor(checkpoint, model.info(*bias)));
       if (size.nonzero > 0) {
-        return Refused("bias-not-zero", "tensor '{}': {} of {} values are not zero (largest {:.3g}), but {} has no bias there; without it the model would compute something else",
-                       Escape(bias_name), size.nonzero, linear.expected.out_features, size.largest, model.class_name);
+        return Refused("bias-not-zero", "tensor '{}': {} of {} values are not zero (largest {}), but {} has no bias there; without it the model would compute something else",
+                       Escape(bias_name), size.nonzero, linear.expected.out_features, size.LargestText(), model.class_name);
       }
       if (wanted_by_loader || !plan->Makes("zero-bias", bias_name)) continue;
       stripped.insert(bias_name);

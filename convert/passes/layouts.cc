@@ -1,6 +1,7 @@
 #include "convert/passes/passes.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "formats/base/text.h"
@@ -52,14 +53,18 @@ bool CanFold(const Model& model, const Linear& linear) {
   });
 }
 
-// The zero points and scales of a linear, the scales in another type; says which change.
-Result<QuantLinear> ReadParameters(const Model& model, const Linear& linear, Dtype scale_dtype, std::string* rounds) {
+// The zero points and scales of a linear, the scales in another type; says which change, and whether one has no place there at all.
+Result<QuantLinear> ReadParameters(const Model& model, const Linear& linear, Dtype scale_dtype, std::string* rounds, std::string* refusal) {
   QC_ASSIGN(QuantLinear parameters, DecodeLinear(model, linear, kZeros | kScales));
   const QuantLinear before = parameters;
   CastScales(scale_dtype, &parameters);
   uint64_t changed = 0;
   const uint64_t count = before.shape.groups * before.shape.out_features;
-  for (uint64_t i = 0; i < count; ++i) changed += static_cast<uint64_t>(before.ScaleAt(i) != parameters.ScaleAt(i));
+  for (uint64_t i = 0; i < count; ++i) {
+    changed += static_cast<uint64_t>(before.ScaleAt(i) != parameters.ScaleAt(i));
+    if (std::isfinite(parameters.ScaleAt(i)) || !refusal->empty()) continue;
+    *refusal = fmt::format("its scale of {:.4g} is beyond the range of {}", before.ScaleAt(i), NameOf(scale_dtype));
+  }
   if (changed > 0) *rounds = fmt::format("{} of {} scales of {} are no {}", changed, count, NameOf(before.scale_dtype), NameOf(scale_dtype));
   return parameters;
 }
@@ -72,7 +77,8 @@ Result<Attempt> Try(const Plan& plan, const std::string& name, const Linear& lin
   // Embedding and head are no linears of a block: where the layout changes they become float.
   // So does a head that the loaders would not find as a linear to replace, and leave uninitialised.
   const bool unread_head = layout.method == "gptq" && !plan.target.quantised_head;
-  if (!linear.expected.in_block && !layout.IsDense() && (&layout != linear.layout || unread_head)) {
+  const bool stays = &layout == linear.layout || (layout.method == "gptq" && linear.layout->method == "gptq");
+  if (!linear.expected.in_block && !layout.IsDense() && (!stays || unread_head)) {
     QC_ASSIGN(attempt, Try(plan, name, linear, {FloatLayout(linear.traits.scale_dtype), {}, {}}));
     if (unread_head && &layout == linear.layout && !attempt.refusal.empty()) attempt.refusal = "it is quantised, and the loaders of this target replace only linears inside the blocks; as floats its " + attempt.refusal;
     return attempt;
@@ -113,7 +119,8 @@ Result<Attempt> Try(const Plan& plan, const std::string& name, const Linear& lin
   }
   if (linear.traits.nearest_zeros && !any_offset) planned.rounds = fmt::format("offsets stored as '{}' are no whole zero points", linear.layout->name);
   if (planned.rounds.empty() && (layout.rounds != nullptr || !same_scales)) {
-    QC_ASSIGN(const QuantLinear parameters, ReadParameters(model, linear, traits.scale_dtype, &planned.rounds));
+    QC_ASSIGN(const QuantLinear parameters, ReadParameters(model, linear, traits.scale_dtype, &planned.rounds, &attempt.refusal));
+    if (!attempt.refusal.empty()) return attempt;
     if (planned.rounds.empty() && layout.rounds != nullptr) planned.rounds = layout.rounds(parameters).value_or("");
   }
   if (!planned.rounds.empty()) {

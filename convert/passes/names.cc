@@ -65,6 +65,10 @@ Status PassNames(Plan* plan) {
     plan->dropped.push_back({i, model.info(i).name, "text-only", "a part of the vision tower, left out by --text-only", {}});
   }
   for (const auto& [i, glob] : model.dropped) {
+    if (model.info(i).name.ends_with(".bias")) {
+      QC_ASSIGN(const Magnitude size, MeasureTensor(*model.checkpoint, model.info(i)));
+      if (size.nonzero > 0) return Refused("drop-needed", "--drop={} matches '{}', {} values of which are not zero (largest {}): without it the model is another one", Escape(glob), Escape(model.info(i).name), size.nonzero, size.LargestText());
+    }
     plan->dropped.push_back({i, model.info(i).name, "user", fmt::format("left out by --drop={}", Escape(glob)), {}});
   }
   if (renamed > 0) plan->notes.push_back({"names", fmt::format("{} tensors are renamed to what the architecture calls them", renamed)});

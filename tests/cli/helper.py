@@ -4,6 +4,8 @@
     helper.py big FOLDER                          a valid checkpoint of about 100 MB
     helper.py wide FOLDER                         a small one of 256 outputs and more, symmetric, which Marlin can hold
     helper.py nan-norm FOLDER                     makes one element of layer 1's first norm NaN
+    helper.py halves FOLDER TENSOR DTYPE INDEX HEX  sets the 16 bits of an element, calls the type F16 or BF16
+    helper.py quantised-head FOLDER               puts a copy of layer 0's up_proj in the place of the head
     helper.py swap-merges FOLDER                  swaps the first two merges in tokenizer.json
     helper.py add-tensor FILE NAME [COUNT]        adds an F16 tensor of 4 ones, or as many as said, to a safetensors file
     helper.py scatter FIXTURE FOLDER              a fixture of which only down_proj is scattered over its groups
@@ -67,6 +69,27 @@ def nan_norm(folder):
     def edit(tensors):
         dtype, shape, data = tensors[name]
         tensors[name] = (dtype, shape, b"\xff\x7f" + data[2:])
+    edit_tensors(path, edit)
+
+
+def halves(folder, name, dtype, index, bits):
+    path = next(p for p in sorted(pathlib.Path(folder).glob("*.safetensors")) if name in read_tensors(p))
+
+    def edit(tensors):
+        _, shape, data = tensors[name]
+        at = 2 * int(index)
+        tensors[name] = (dtype, shape, data[:at] + int(bits, 16).to_bytes(2, "little") + data[at + 2:])
+    edit_tensors(path, edit)
+
+
+def quantised_head(folder):
+    path = next(p for p in sorted(pathlib.Path(folder).glob("*.safetensors")) if "lm_head.weight" in read_tensors(p))
+    source = "model.layers.0.mlp.up_proj."
+    parts = {name.removeprefix(source): tensor for name, tensor in tensors_of(folder).items() if name.startswith(source) and not name.endswith(".bias")}
+
+    def edit(tensors):
+        del tensors["lm_head.weight"]
+        tensors.update({f"lm_head.{part}": tensor for part, tensor in parts.items()})
     edit_tensors(path, edit)
 
 
@@ -143,7 +166,7 @@ def stop(signal_name, folder, dashes, *command):
 
 
 if __name__ == "__main__":
-    jobs = {"big": big, "wide": wide, "scatter": scatter, "set": set_keys, "add-tensor": add_tensor, "nan-norm": nan_norm, "foreign": foreign, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
+    jobs = {"big": big, "wide": wide, "scatter": scatter, "set": set_keys, "add-tensor": add_tensor, "nan-norm": nan_norm, "halves": halves, "quantised-head": quantised_head, "foreign": foreign, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
     if len(sys.argv) < 2 or sys.argv[1] not in jobs:
         sys.exit(__doc__)
     jobs[sys.argv[1]](*sys.argv[2:])
