@@ -54,8 +54,15 @@ bool ReadSumsLine(std::string_view line, std::string* name, std::string* digest)
     *name = line.substr(kTag.size(), close - kTag.size());
     *digest = Lower(line.substr(close + 4));
   } else {
-    if (line.size() < kSha256Digits + 2 || line[kSha256Digits] != ' ') return false;
-    *name = line.substr(kSha256Digits + 2);
+    const bool escaped = line.starts_with('\\');  // a name with a backslash or a newline, as sha256sum marks it
+    if (escaped) line.remove_prefix(1);
+    if (line.size() < kSha256Digits + 2 || line[kSha256Digits] != ' ' || (line[kSha256Digits + 1] != ' ' && line[kSha256Digits + 1] != '*')) return false;
+    name->clear();
+    for (size_t i = kSha256Digits + 2; i < line.size(); ++i) {
+      const bool pair = escaped && line[i] == '\\' && i + 1 < line.size();
+      if (pair) ++i;
+      *name += pair && line[i] == 'n' ? '\n' : line[i];
+    }
     *digest = Lower(line.substr(0, kSha256Digits));
   }
   if (name->starts_with("./")) name->erase(0, 2);
