@@ -297,7 +297,7 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   PlannedJob job;
   QC_ASSIGN(Checkpoint checkpoint, Checkpoint::Open(options.in, options.links));
   job.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
-  QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros, options.text_only, nullptr, options.generic}));
+  QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros, options.text_only, nullptr, options.generic, options.jobs}));
   job.model = std::make_unique<Model>(std::move(model));
   QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs), options.group_size, options.pad_intermediate}));
   for (const std::string& glob : options.drop) {

@@ -52,6 +52,7 @@ struct ModelOptions {
   bool text_only = false;                       // leave out a vision tower
   Defects* defects = nullptr;                   // where to put what is wrong, to go on after it; what is broken is left out of the model
   bool generic = false;                         // take a model whose architecture is not known as it is
+  unsigned jobs = 1;                            // threads that look at the data
 
   Status Keep(Error error) const { return KeepOrFail(defects, std::move(error)); }
   Status Keep(Status status) const { return KeepOrFail(defects, std::move(status)); }

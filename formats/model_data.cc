@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "formats/base/parallel.h"
 #include "formats/base/text.h"
 #include "formats/layouts/gptq.h"
 
@@ -104,9 +105,28 @@ void FindLostZeros(const std::vector<uint16_t>& fields, Linear* linear) {
   }
 }
 
+// The one field of a symmetric linear, as v1 or v2 stores it, where every word repeats it.
+std::optional<uint16_t> SymmetricField(ByteView qzeros, const QuantShape& s) {
+  if (32 % s.bits != 0 || qzeros.size() < 4) return std::nullopt;
+  const uint32_t first = Load<uint32_t>(qzeros.data());
+  const auto mask = static_cast<uint32_t>(s.MaxCode());
+  const uint32_t field = first & mask;
+  for (uint64_t bit = 0; bit < 32; bit += s.bits) {
+    if (((first >> bit) & mask) != field) return std::nullopt;
+  }
+  if (field != s.MidCode() && field + 1 != s.MidCode()) return std::nullopt;
+  uint32_t differs = 0;
+  for (size_t i = 0; i + 4 <= qzeros.size(); i += 4) differs |= Load<uint32_t>(qzeros.data() + i) ^ first;
+  return differs == 0 ? std::optional(static_cast<uint16_t>(field)) : std::nullopt;
+}
+
 Status SampleZeros(const Model& model, Linear* linear) {
   const QuantShape& s = linear->traits.shape;
   QC_ASSIGN(const std::vector<std::byte> qzeros, model.checkpoint->ReadWhole(model.info(*linear->Part("qzeros"))));
+  if (const std::optional<uint16_t> field = SymmetricField(qzeros, s)) {
+    linear->zeros = {*field, *field, 0, s.bits, 0, 0};
+    return {};
+  }
   QuantLinear stored;
   stored.shape = linear->StoredShape();
   stored.zeros = ReadZeroFields(qzeros, stored.shape);
@@ -196,21 +216,37 @@ Status ReadGroups(const Model& model, const std::string& name, Linear* linear) {
 }
 
 Status SettleZeros(const ModelOptions& options, Model* model) {
-  std::vector<ZeroSample> samples;
+  // What one linear shows; its errors are looked at in the order of the names, whoever was first.
+  struct Seen {
+    const std::string* name;
+    Linear* linear;
+    std::vector<Status> scales;
+    Status zeros;
+  };
+  std::vector<Seen> all;
   for (auto& [name, linear] : model->linears) {
-    if (!linear.quantised()) continue;
+    if (linear.quantised()) all.push_back({&name, &linear, {}, {}});
+  }
+  QC_TRY(RunParallel(all.size(), options.jobs, [&](size_t i) -> Status {
+    Linear& linear = *all[i].linear;
     for (const PartCodec& part : linear.layout->parts) {
       const std::optional<TensorIndex> index = linear.Part(part.suffix);
       if ((part.components & kScales) == 0 || !index.has_value()) continue;
       const TensorInfo& scales = model->info(*index);
       linear.traits.scale_dtype = IsFloat16Or32(scales.dtype) ? scales.dtype : Dtype::kF16;  // blocks hold float16
-      if (IsFloat16Or32(scales.dtype)) QC_TRY(options.Keep(CheckScales(*model, scales)));
+      if (IsFloat16Or32(scales.dtype)) all[i].scales.push_back(CheckScales(*model, scales));
     }
-    if (linear.layout->method == "gptq") {
-      QC_TRY(SampleZeros(*model, &linear));
-      samples.push_back(linear.zeros);
-    } else if (Status status = ReadZeros(*model, &linear); !status.ok()) {
-      QC_TRY(options.Keep(std::move(status).TakeError().Within(fmt::format("linear '{}'", Escape(name)))));
+    all[i].zeros = linear.layout->method == "gptq" ? SampleZeros(*model, &linear) : ReadZeros(*model, &linear);
+    return {};
+  }));
+  std::vector<ZeroSample> samples;
+  for (Seen& seen : all) {
+    for (Status& status : seen.scales) QC_TRY(options.Keep(std::move(status)));
+    if (seen.linear->layout->method == "gptq") {
+      QC_TRY(std::move(seen.zeros));
+      samples.push_back(seen.linear->zeros);
+    } else if (!seen.zeros.ok()) {
+      QC_TRY(options.Keep(std::move(seen.zeros).TakeError().Within(fmt::format("linear '{}'", Escape(*seen.name)))));
     }
   }
   if (samples.empty()) return {};
