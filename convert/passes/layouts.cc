@@ -56,6 +56,7 @@ bool CanFold(const Model& model, const Linear& linear) {
 // The zero points and scales of a linear, the scales in another type; says which change, and whether one has no place there at all.
 Result<QuantLinear> ReadParameters(const Model& model, const Linear& linear, Dtype scale_dtype, std::string* rounds, std::string* refusal) {
   QC_ASSIGN(QuantLinear parameters, DecodeLinear(model, linear, kZeros | kScales));
+  if (scale_dtype == parameters.scale_dtype) return parameters;
   const QuantLinear before = parameters;
   CastScales(scale_dtype, &parameters);
   uint64_t changed = 0;

@@ -1,6 +1,7 @@
 #include "formats/layouts/packing.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <optional>
 
@@ -47,6 +48,20 @@ std::optional<std::string> FirstInexact(const QuantLinear& linear, Dtype dtype, 
     return fmt::format("{} of group {}, output {} is {:.9g}, which {} holds as {:.9g}", what, i / linear.shape.out_features, i % linear.shape.out_features, exact, NameOf(dtype), LoadFloat(stored, dtype));
   }
   return std::nullopt;
+}
+
+// A power of two as zero point, which symmetric linears have, moves a scale's exponent and changes nothing else: only the
+// range can be short. False where that is not known so cheaply.
+bool OffsetsShiftExactly(const QuantLinear& linear, Dtype dtype) {
+  if (dtype != linear.scale_dtype || (dtype != Dtype::kF16 && dtype != Dtype::kBF16) || linear.zeros.empty()) return false;
+  const uint16_t zero = linear.zeros.front();
+  if (!std::has_single_bit(zero) || std::ranges::any_of(linear.zeros, [&](uint16_t other) { return other != zero; })) return false;
+  const unsigned fraction_bits = dtype == Dtype::kF16 ? 10 : 7;
+  const unsigned infinity = dtype == Dtype::kF16 ? 31 : 255;
+  const uint32_t limit = (infinity - static_cast<unsigned>(std::countr_zero(zero))) << fraction_bits;
+  uint32_t beyond = 0;
+  for (size_t i = 0; i + 2 <= linear.scales.size(); i += 2) beyond |= static_cast<uint32_t>((Load<uint16_t>(linear.scales.data() + i) & 0x7FFFU) >= limit);
+  return beyond == 0;
 }
 
 }  // namespace
@@ -145,6 +160,7 @@ std::optional<std::string> OffsetsRound(const QuantLinear& linear, Dtype dtype) 
     }
     return std::nullopt;
   }
+  if (OffsetsShiftExactly(linear, dtype)) return std::nullopt;
   return FirstInexact(linear, dtype, "−scale·zero", [](double scale, double zero) { return 0.0 - scale * zero; });
 }
 

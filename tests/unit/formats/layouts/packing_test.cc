@@ -1,6 +1,7 @@
 // Offsets and zero points, rounding of scales, transposes and bit streams.
 #include "formats/layouts/packing.h"
 
+#include <bit>
 #include <cmath>
 
 #include "tests/unit/formats/layouts/content.h"
@@ -140,6 +141,30 @@ TEST(Fields, AnyCountStrideAndAddend) {
             ASSERT_EQ(BitAt(packed, at), bit < count * bits && BitAt(stream, at)) << "the last word is filled up with zeros";
           }
         }
+      }
+    }
+  }
+}
+
+// Whether -scale*zero is a number of the type, for every scale there is; zero points that are powers of two have a way of their own.
+TEST(OffsetsRound, EveryScale) {
+  for (const Dtype dtype : {Dtype::kF16, Dtype::kBF16}) {
+    const int fraction = dtype == Dtype::kF16 ? 10 : 7;
+    const int bias = dtype == Dtype::kF16 ? 15 : 127;
+    for (const uint16_t zero : std::vector<uint16_t>{0, 1, 2, 4, 7, 8, 128}) {
+      for (uint32_t bits = 0; bits < 65536; ++bits) {
+        const int exponent = static_cast<int>((bits & 0x7FFFU) >> fraction);
+        if (exponent == 2 * bias + 1) continue;  // NaN and infinity are refused before
+        QuantLinear linear = OneScale(dtype, 1, 8);
+        Store<uint16_t>(linear.scales.data(), static_cast<uint16_t>(bits));
+        linear.zeros = {zero};
+        // scale * zero = digits * 2^place, the digits odd: so many of them, and so far up.
+        uint64_t digits = uint64_t{zero} * ((bits & ((1U << fraction) - 1)) | (exponent > 0 ? 1U << fraction : 0U));
+        int place = std::max(exponent, 1) - bias - fraction;
+        for (; digits != 0 && digits % 2 == 0; digits /= 2) ++place;
+        const auto width = static_cast<int>(std::bit_width(digits));
+        const bool fits = digits == 0 || (width <= fraction + 1 && place + width - 1 <= bias);
+        ASSERT_EQ(!OffsetsRound(linear, dtype).has_value(), fits) << "scale " << bits << ", zero " << zero;
       }
     }
   }
