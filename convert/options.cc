@@ -52,7 +52,7 @@ OptionTable FurtherOptions() {
       ("sign", TextValue("KEY.pem"), "sign OUT with an elliptic-curve key (OpenSSF model signing); its passphrase is taken from $QWEN2_CONVERT_PASSPHRASE")
       ("provenance", "write provenance.intoto.json: the inputs by digest, the options, the outputs by digest (in-toto, SLSA v1); reads the input once more")
       ("card", "write CONVERSION.md, how OUT was made, and card.yaml, lines for the front matter of a model card; a README is never changed")
-      ("archive", TextValue("FILE.tar.zst"), "write the finished folder to FILE as well, always the same bytes for the same folder; weights are stored, since codes do not compress")
+      ("archive", TextValue("FILE.tar.zst"), "write the finished folder to FILE as well, always the same bytes for the same folder; weights are stored, since compressing saves a tenth")
       ("timings", "tell where the time went, and what limited it")
       ("keep-failed", "where the verification fails, leave what was written in its hidden folder beside OUT")
       ("follow-links", "follow symbolic links in the input wherever they lead")
