@@ -53,6 +53,7 @@ OptionTable FurtherOptions() {
       ("provenance", "write provenance.intoto.json: the inputs by digest, the options, the outputs by digest (in-toto, SLSA v1); reads the input once more")
       ("card", "write CONVERSION.md, how OUT was made, and card.yaml, lines for the front matter of a model card; a README is never changed")
       ("archive", TextValue("FILE.tar.zst"), "write the finished folder to FILE as well, always the same bytes for the same folder; weights are stored, since compressing saves a tenth")
+      ("progress", "tell on standard error how many bytes are done, in lines that a program can read, even with --quiet")
       ("timings", "tell where the time went, and what limited it")
       ("keep-failed", "where the verification fails, leave what was written in its hidden folder beside OUT")
       ("follow-links", "follow symbolic links in the input wherever they lead")
@@ -149,12 +150,13 @@ Status ReadOptions(const GivenOptions& given, CommandLine* line) {
   line->quiet = given.count("quiet") != 0;
   line->verbose = given.count("verbose") != 0;
   if (line->quiet) job.progress = Progress::Show::kNever;
+  if (given.count("progress") != 0) job.progress = Progress::Show::kLines;
   return {};
 }
 
 // The record says all there is to say about a restoration.
 Status CheckRestoreOptions(const GivenOptions& given) {
-  constexpr std::array<std::string_view, 9> kAllowed = {"restore", "paths", "force", "follow-links", "jobs", "json", "quiet", "verbose", "test-damage"};
+  constexpr std::array<std::string_view, 10> kAllowed = {"restore", "paths", "force", "follow-links", "jobs", "json", "progress", "quiet", "verbose", "test-damage"};
   for (const auto& [name, value] : given) {
     if (std::ranges::find(kAllowed, name) == kAllowed.end()) return Usage("usage", "--{} means nothing with --restore, which makes the input as it was", name);
   }

@@ -1,4 +1,4 @@
-// Progress on a terminal: bytes, rate, time left. Silent everywhere else.
+// Progress on a terminal: bytes, rate, time left. Elsewhere silent, or a line of bytes now and then for a program to read.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,7 @@ namespace q2c {
 
 class Progress {
  public:
-  enum class Show { kAuto, kNever };
+  enum class Show { kAuto, kLines, kNever };
   explicit Progress(Show show);
   ~Progress();
   Progress(const Progress&) = delete;
@@ -19,12 +19,12 @@ class Progress {
 
   void Begin(std::string what, uint64_t total_bytes);
   void Add(uint64_t bytes);  // from any thread
-  void End();                // clears the line
+  void End();                // clears the line, or tells the last one
 
  private:
   void Draw(uint64_t done);
 
-  bool terminal_;
+  Show show_;  // kAuto on a terminal only
   std::string what_;
   uint64_t total_ = 0;
   std::atomic<uint64_t> done_ = 0;

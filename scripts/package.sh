@@ -11,7 +11,7 @@ cmake=/usr/bin/cmake
 rm -rf dist
 (cd build-package && /usr/bin/cpack -G DEB)
 deb="$(echo dist/*.deb)"
-lintian --fail-on error "$deb"
+lintian --fail-on error,warning "$deb"
 
 dpkg -i "$deb" >/dev/null
 place="$(mktemp -d)"
@@ -35,5 +35,5 @@ for page in qwen2-convert.1 qwen2-audit.1 qwen2-zoo.1 qwen2-convert-report.5 qwe
 done
 /usr/bin/python3 "$OLDPWD/tests/cli/check_manual.py" /usr/bin/qwen2-convert /usr/bin/qwen2-audit /usr/bin/qwen2-zoo
 dpkg --purge qwen2-convert >/dev/null
-! command -v qwen2-convert >/dev/null || { echo "package.sh: the package was not removed" >&2; exit 1; }
+[ ! -e /usr/bin/qwen2-convert ] || { echo "package.sh: the package was not removed" >&2; exit 1; }
 echo "$deb: built, checked, installed, used, removed"
