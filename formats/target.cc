@@ -41,6 +41,8 @@ Result<LayoutRule> ReadLayout(const std::string& target, const Json& json) {
   rule.asymmetric = Flag(json, "asymmetric", true);
   rule.act_order = Flag(json, "act_order", true);
   rule.on_request = Flag(json, "on_request", false);
+  constexpr std::array<std::pair<std::string_view, PerModule>, 2> kPerModule = {{{"floats", PerModule::kFloats}, {"settings", PerModule::kSettings}}};
+  if (const Json* differ = json.Find("per_module")) rule.per_module = std::ranges::find(kPerModule, differ->text(), [](const auto& entry) { return entry.first; })->second;
   return rule;
 }
 
@@ -78,6 +80,7 @@ std::optional<LayoutRule> Common(const LayoutRule& a, const std::vector<LayoutRu
   both.asymmetric = a.asymmetric && b->asymmetric;
   both.act_order = a.act_order && b->act_order;
   both.on_request = a.on_request || b->on_request;
+  both.per_module = std::min(a.per_module, b->per_module);
   const bool none = (both.bits.empty() && !(a.bits.empty() && b->bits.empty())) || (both.group_sizes.empty() && !(a.group_sizes.empty() && b->group_sizes.empty()));
   return none ? std::nullopt : std::optional(both);
 }

@@ -17,6 +17,13 @@ enum class BiasPolicy {
 
 enum class Container { kSafetensors, kGguf };
 
+// How linears of one output may differ for the loaders of a layout.
+enum class PerModule {
+  kNone,      // one setting for all, and lists of modules that are the same in every layer
+  kFloats,    // single ones may be float
+  kSettings,  // so may be bits and group sizes
+};
+
 // A layout that the loaders take, and which of its linears.
 struct LayoutRule {
   const Layout* layout = nullptr;
@@ -25,6 +32,7 @@ struct LayoutRule {
   bool asymmetric = true;
   bool act_order = true;
   bool on_request = false;             // only where --layout names it
+  PerModule per_module = PerModule::kNone;
 
   // Why the loaders cannot take this linear so, apart from its group size; nothing if they can.
   std::optional<std::string> Refuses(const QuantTraits& traits) const;

@@ -136,25 +136,6 @@ Result<Attempt> Try(const Plan& plan, const std::string& name, const Linear& lin
   return attempt;
 }
 
-// Targets whose loaders could take every linear without rounding.
-std::vector<std::string> OtherTargets(const Model& model) {
-  std::vector<std::string> names;
-  for (const std::string& name : TargetNames()) {
-    const Result<Target> target = FindTarget(name);
-    if (!target.ok()) continue;
-    const bool refused = std::ranges::any_of(target.value().refuses_architectures, [&](const auto& row) { return row.first == model.architecture.model_type; });
-    const auto holds = [&](const Linear& linear) {
-      return std::ranges::any_of(target.value().layouts, [&](const LayoutRule& rule) {
-        const bool rounds = rule.layout->rounds != nullptr && !linear.traits.symmetric && rule.layout->method != "gguf";
-        return !rounds && !rule.Refuses(linear.traits).has_value() && rule.layout->GroupSizeFor(linear.traits.shape, rule.group_sizes).has_value();
-      });
-    };
-    const bool all = std::ranges::all_of(model.linears, [&](const auto& entry) { return !entry.second.quantised() || holds(entry.second); });
-    if (all && !refused && !name.starts_with("dense-")) names.push_back(name);
-  }
-  return names;
-}
-
 // "; likewise 11 more (gate_proj, k_proj)"
 std::string Likewise(const std::vector<std::string>& names) {
   if (names.size() < 2) return "";
@@ -168,8 +149,7 @@ constexpr std::string_view kScatteredAdvice =
 
 Error CannotHold(const Model& model, const std::string& refusal, bool only_rounding) {
   if (only_rounding) return Refused("rounding", "{}; add --allow-rounding to accept that, the report then says how much", refusal);
-  const std::vector<std::string> others = OtherTargets(model);
-  return Refused("layout-cannot-hold", "{}; {}", refusal, others.empty() ? "no target holds it as it is; --target=dense-fp32 holds its values" : "targets that hold it: " + Join(others, ", "));
+  return Refused("layout-cannot-hold", "{}; {}", refusal, TargetsThatHold(model));
 }
 
 // Notes on what the zero points showed.

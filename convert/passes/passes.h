@@ -43,6 +43,11 @@ const PlannedLinear& FirstQuantised(const Plan& plan);  // there is one
 // What a config says of one linear: the group size of the others where it fits as well, -1 for one group.
 int64_t SaidGroupSize(const PlannedLinear& linear, int64_t usual);
 
+// "targets that hold it: awq, gguf": whose loaders could take every linear without rounding.
+std::string TargetsThatHold(const Model& model);
+// Errors: kRefused "quant-mixed" where linears differ in what the target's loaders take as one for all.
+Status CheckPerModule(const Plan& plan);
+
 // quantization_config for layouts that are not GPTQ.
 Status WriteCompressedTensorsConfig(Plan* plan);
 Status WriteAwqConfig(Plan* plan);

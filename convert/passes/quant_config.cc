@@ -154,6 +154,7 @@ Status PassQuantConfig(Plan* plan) {
   };
   constexpr std::array<Writer, 7> kWriters = {{{"gptq", WriteGptqConfig}, {"compressed-tensors", WriteCompressedTensorsConfig}, {"awq", WriteAwqConfig}, {"marlin", WriteMarlinConfig},
                                                {"mlx", WriteMlxConfig}, {"gguf", EraseQuantConfig}, {"", EraseQuantConfig}}};
+  QC_TRY(CheckPerModule(*plan));
   const std::string_view method = plan->Method();
   return std::ranges::find(kWriters, method, &Writer::method)->write(plan);
 }

@@ -44,11 +44,6 @@ void Replace(Plan* plan, const std::string& key, std::optional<Json> block, std:
   if (plan->edits.size() > before) plan->edits.back().private_value = true;
 }
 
-Status OnlyOneKind(const Plan& plan, const Survey& truth) {
-  if (!truth.mixed) return {};
-  return Refused("quant-mixed", "the linears differ in bits or group size, which a config of '{}' cannot say; --target=compressed-tensors can", plan.Method());
-}
-
 Json Flag(bool value) { return Json::Bool(value); }
 Json Text(std::string_view value) { return Json::String(value); }
 Json Number(int64_t value) { return Json::Integer(value); }
@@ -85,7 +80,6 @@ Status WriteCompressedTensorsConfig(Plan* plan) {
 
 Status WriteAwqConfig(Plan* plan) {
   const Survey truth = SurveyOf(*plan);
-  QC_TRY(OnlyOneKind(*plan, truth));
   std::vector<std::string> floats = FloatLinears(*plan);
   std::erase(floats, "lm_head");  // left out by every loader
   const std::string_view format = FirstQuantised(*plan).layout->format;
@@ -97,7 +91,6 @@ Status WriteAwqConfig(Plan* plan) {
 
 Status WriteMarlinConfig(Plan* plan) {
   const Survey truth = SurveyOf(*plan);
-  QC_TRY(OnlyOneKind(*plan, truth));
   Json block = Json::Object({{"quant_method", Text("gptq")}, {"bits", Number(truth.bits)}, {"group_size", Number(truth.group_size)}, {"desc_act", Flag(false)}, {"sym", Flag(true)},
                              {"checkpoint_format", Text("marlin")}, {"is_marlin_format", Flag(true)}});
   plan->quantize_config = block;

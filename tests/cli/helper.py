@@ -9,6 +9,7 @@
     helper.py swap-merges FOLDER                  swaps the first two merges in tokenizer.json
     helper.py add-tensor FILE NAME [COUNT]        adds an F16 tensor of 4 ones, or as many as said, to a safetensors file
     helper.py scatter FIXTURE FOLDER              a fixture of which only down_proj is scattered over its groups
+    helper.py differ CHECKPOINT HOW FOLDER NAME...  a copy in which these linears, of 4 bits and symmetric, are float or have 8 bits
     helper.py set FILE KEY VALUE...               sets keys of a JSON file
     helper.py foreign CHECKPOINT FOLDER           a checkpoint as a model of an unknown type with tensor names of its own
     helper.py hub CHECKPOINT CACHE NAME           puts a checkpoint into a Hub cache, as links to blobs; prints the snapshot folder
@@ -30,10 +31,13 @@ import time
 
 sys.path += [str(pathlib.Path(__file__).resolve().parents[1] / name) for name in ("malformed", "oracle")]
 
+import numpy as np  # noqa: E402
+
 import channels  # noqa: E402
 import made  # noqa: E402
 import make_big  # noqa: E402
 from checkpoint import edit_tensors, read_tensors  # noqa: E402
+from decode import bit_stream  # noqa: E402
 
 
 def tensors_of(folder):
@@ -54,6 +58,30 @@ def add_tensor(path, name, count=4):
 
 def scatter(fixture, folder):
     channels.write(fixture, folder)
+
+
+def differ(checkpoint, how, folder, *names):
+    """The weights stay the same, and `dynamic` says what is true."""
+    shutil.copytree(checkpoint, folder)
+
+    def edit(tensors):
+        for name in names:
+            part = {suffix: np.frombuffer(data, {"I32": "<i4", "F16": "<f2"}[dtype]).reshape(shape)
+                    for suffix in ("qweight", "qzeros", "scales", "g_idx") for dtype, shape, data in [tensors.pop(f"{name}.{suffix}")]}
+            codes = bit_stream(part["qweight"].T, 4).astype(np.int64) - 8
+            if how == "float":
+                made_parts = {"weight": (codes * part["scales"][part["g_idx"]].T.astype(np.float64)).astype(np.float16)}
+            else:
+                zeros = np.full(part["scales"].shape, 127)  # v1: one less than the zero point
+                made_parts = {**part, "qweight": np.ascontiguousarray(made.pack(codes + 128, 8).T), "qzeros": made.pack(zeros, 8)}
+            for suffix, array in made_parts.items():
+                tensors[f"{name}.{suffix}"] = ({"int32": "I32", "float16": "F16"}[str(array.dtype)], list(array.shape), array.tobytes())
+    edit_tensors(pathlib.Path(folder) / "model.safetensors", edit)
+    rules = {("-:" if how == "float" else "+:") + name.replace(".", "\\."): {} if how == "float" else {"bits": int(how)} for name in names}
+    for name in ("config.json", "quantize_config.json"):
+        document = json.loads((pathlib.Path(folder) / name).read_text())
+        document.get("quantization_config", document)["dynamic"] = rules
+        (pathlib.Path(folder) / name).write_text(json.dumps(document))
 
 
 def set_keys(path, *pairs):
@@ -166,7 +194,7 @@ def stop(signal_name, folder, dashes, *command):
 
 
 if __name__ == "__main__":
-    jobs = {"big": big, "wide": wide, "scatter": scatter, "set": set_keys, "add-tensor": add_tensor, "nan-norm": nan_norm, "halves": halves, "quantised-head": quantised_head, "foreign": foreign, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
+    jobs = {"big": big, "differ": differ, "wide": wide, "scatter": scatter, "set": set_keys, "add-tensor": add_tensor, "nan-norm": nan_norm, "halves": halves, "quantised-head": quantised_head, "foreign": foreign, "swap-merges": swap_merges, "hub": hub, "tensors": tensors, "json": json_check, "same": same, "stop": stop}
     if len(sys.argv) < 2 or sys.argv[1] not in jobs:
         sys.exit(__doc__)
     jobs[sys.argv[1]](*sys.argv[2:])
