@@ -67,7 +67,60 @@ std::string Difference(const Plan& plan, PerModule need) {
   return Join(texts, ", ");
 }
 
+// The pattern of a name, with one for any number in place of those behind `begin`: "^model\\.layers\\.[0-9]+\\.mlp\\.up_proj$".
+std::string PatternOf(const std::string& name, size_t begin) {
+  std::string pattern = "^";
+  for (size_t i = 0; i <= name.size();) {
+    const size_t end = std::min(name.find('.', i), name.size());
+    const std::string_view piece = std::string_view(name).substr(i, end - i);
+    if (i >= begin && !piece.empty() && piece.find_first_not_of("0123456789") == std::string_view::npos) {
+      pattern += "[0-9]+";
+    } else {
+      for (const char c : piece) pattern += (std::string_view("\\^$|?*+()[]{}").find(c) == std::string_view::npos ? "" : "\\") + std::string(1, c);
+    }
+    if (end < name.size()) pattern += "\\.";
+    i = end + 1;
+  }
+  return pattern + "$";
+}
+
+// What `dynamic` says of the linear: null for what all have, an empty object for a float one.
+Json RuleOf(const Plan& plan, const std::string& name, const Survey& usual) {
+  const auto planned = plan.linears.find(name);
+  if (planned == plan.linears.end() || !planned->second.quantised()) return Json::Object();
+  const QuantShape& shape = planned->second.shape;
+  const bool covered = shape.groups == 1 && (usual.group_size < 0 || usual.group_size >= static_cast<int64_t>(shape.in_features));
+  const int64_t size = covered ? usual.group_size : SaidGroupSize(planned->second, usual.group_size);
+  if (shape.bits == usual.bits && size == usual.group_size) return {};
+  return Json::Object({{"bits", Json::Integer(uint64_t{shape.bits})}, {"group_size", Json::Integer(size)}});
+}
+
 }  // namespace
+
+// GPTQModel takes the first pattern that fits, from the start of the name. One stands for all
+// layers, or for all experts of a layer, where these agree; no two fit the same linear.
+Json DynamicOf(const Plan& plan, const Survey& usual) {
+  std::map<std::string, Json> rules;
+  for (const auto& [name, linear] : plan.model->linears) {
+    const auto planned = plan.linears.find(name);
+    const bool quantised = planned != plan.linears.end() && planned->second.quantised();
+    // Routers, embedding and head are left float without a word.
+    if (quantised || (linear.expected.in_block && !linear.expected.router)) rules.emplace(name, RuleOf(plan, name, usual));
+  }
+  Json dynamic = Json::Object();
+  using Begin = size_t (*)(const std::string&);
+  for (const Begin begin : {Begin([](const std::string&) { return size_t{0}; }), Begin([](const std::string& name) { return EndOfBlock(name); }), Begin([](const std::string& name) { return name.size(); })}) {
+    std::map<std::string, std::vector<std::string>> alike;
+    for (const auto& [name, rule] : rules) alike[PatternOf(name, begin(name))].push_back(name);
+    for (const auto& [pattern, names] : alike) {
+      const Json rule = rules.at(names.front());
+      if (!std::ranges::all_of(names, [&](const std::string& name) { return rules.at(name) == rule; })) continue;
+      for (const std::string& name : names) rules.erase(name);
+      if (!rule.is_null()) dynamic.Set((rule.members().empty() ? "-:" : "+:") + pattern, rule);
+    }
+  }
+  return dynamic;
+}
 
 std::string TargetsThatHold(const Model& model) {
   std::vector<std::string> names;

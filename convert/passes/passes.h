@@ -47,6 +47,8 @@ int64_t SaidGroupSize(const PlannedLinear& linear, int64_t usual);
 std::string TargetsThatHold(const Model& model);
 // Errors: kRefused "quant-mixed" where linears differ in what the target's loaders take as one for all.
 Status CheckPerModule(const Plan& plan);
+// The linears that differ from the others, in the words of GPTQModel; empty if none does.
+Json DynamicOf(const Plan& plan, const Survey& usual);
 
 // quantization_config for layouts that are not GPTQ.
 Status WriteCompressedTensorsConfig(Plan* plan);

@@ -56,16 +56,14 @@ Status WriteGptqConfig(Plan* plan) {
                         std::ranges::any_of(plan->linears, [](const auto& entry) { return entry.second.linear->layout->method == "gptq"; });
   Json block = was_gptq ? model.quant->json : Json::Object();
   ConfigEditor editor(plan, &block, std::string(kConfigName), "quantization_config.", "quant-config");
-  if (truth.mixed && !(was_gptq && model.quant->per_module)) {
-    return Refused("quant-mixed", "the linears differ in bits or group size and no config says which has what; no loader of this target can be told");
-  }
   const std::string_view by_tensors = "as the tensors show";
   if (was_gptq && editor.Find("method") != nullptr) editor.Set("method", Json::String("gptq"), "the same for GPTQModel");
   editor.Set("quant_method", Json::String("gptq"), "loaders choose the quantiser by it");
-  // `dynamic` names what differs from these two, so they stay; else they are those of most linears.
-  const bool kept = truth.mixed && model.quant->bits.has_value();
-  editor.Set("bits", Json::Integer(static_cast<uint64_t>(kept ? *model.quant->bits : truth.bits)), by_tensors);
-  editor.Set("group_size", Json::Integer(kept ? model.quant->group_size.value_or(truth.group_size) : truth.group_size), by_tensors);
+  editor.Set("bits", Json::Integer(static_cast<uint64_t>(truth.bits)), by_tensors);
+  editor.Set("group_size", Json::Integer(truth.group_size), by_tensors);
+  const Json* said = editor.Find("dynamic");
+  if (Json dynamic = DynamicOf(*plan, truth); !dynamic.members().empty()) editor.Set("dynamic", std::move(dynamic), "which linears differ from that, by their names");
+  else if (said != nullptr && !said->is_null()) editor.Erase("dynamic", "no linear differs from that");
   editor.Set("desc_act", Json::Bool(truth.act_order), truth.act_order ? "g_idx is scattered" : "g_idx is in order, whatever the quantiser did meanwhile");
   editor.Set("sym", Json::Bool(truth.symmetric), truth.symmetric ? "every zero point is 2^(bits-1)" : "zero points differ");
   const Json format = Json::String(FirstQuantised(*plan).layout->format);
