@@ -95,6 +95,11 @@ std::optional<std::string> LayoutRule::Refuses(const QuantTraits& traits) const 
   return std::nullopt;
 }
 
+bool Target::ReadsDeclaredBias(std::string_view model_type, std::string_view linear) const {
+  const std::string_view last = linear.substr(linear.rfind('.') + 1);
+  return std::ranges::all_of(declared_biases, [&](const auto& row) { return row.first != model_type || std::ranges::find(row.second, last) != row.second.end(); });
+}
+
 std::vector<std::string> TargetNames() { return EmbeddedNames("targets"); }
 
 Result<Target> FindTarget(const std::string& name) {
@@ -123,6 +128,9 @@ Result<Target> FindTarget(const std::string& name) {
   if (const Json* refuses = json.Find("refuses_architectures")) {
     for (const auto& [type, why] : refuses->members()) target.refuses_architectures.emplace_back(type, why.text());
   }
+  if (const Json* declared = json.Find("declared_biases")) {
+    for (const auto& [type, linears] : declared->members()) target.declared_biases.emplace_back(type, Strings(&linears));
+  }
   return target;
 }
 
@@ -147,6 +155,7 @@ Result<Target> CombineTargets(const std::vector<Target>& targets) {
     all.mixed_layouts = all.mixed_layouts && next.mixed_layouts;
     all.name += "+" + next.name;
     if (!next.warning.empty()) all.warning += (all.warning.empty() ? "" : "; ") + next.warning;
+    all.declared_biases.insert(all.declared_biases.end(), next.declared_biases.begin(), next.declared_biases.end());
     all.refuses_architectures.insert(all.refuses_architectures.end(), next.refuses_architectures.begin(), next.refuses_architectures.end());
   }
   return all;

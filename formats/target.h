@@ -61,6 +61,11 @@ struct Target {
   std::vector<FloatRule> floats;       // the first that fits; none: as they are
   std::string warning;                 // said with every plan
   std::vector<std::pair<std::string, std::string>> refuses_architectures;  // model_type, why
+  // Of biases that a key of the config declares: model_type, the last words of the linears where the loaders read one.
+  std::vector<std::pair<std::string, std::vector<std::string>>> declared_biases;
+
+  // Do its loaders read a bias that the config declares there? All, unless declared_biases says otherwise.
+  bool ReadsDeclaredBias(std::string_view model_type, std::string_view linear) const;
 };
 
 std::vector<std::string> TargetNames();

@@ -23,15 +23,32 @@ PlannedTensor ZeroBias(const Linear& linear, const std::string& name, std::strin
   return tensor;
 }
 
+// Targets whose loaders read a bias there.
+std::string TargetsThatRead(const Model& model, const std::string& linear) {
+  std::vector<std::string> names;
+  for (const std::string& name : TargetNames()) {
+    const Result<Target> target = FindTarget(name);
+    const std::string& type = model.architecture.model_type;
+    if (target.ok() && target.value().ReadsDeclaredBias(type, linear) && std::ranges::find(target.value().refuses_architectures, type, [](const auto& row) { return row.first; }) == target.value().refuses_architectures.end()) names.push_back(name);
+  }
+  return Join(names, ", ");
+}
+
 // A bias that is not zero where the architecture has one only if a key of the config says so:
 // with the key on, loaders read it. That is exact, which no folding into another bias is.
 Status DeclareBiases(Plan* plan) {
   const Model& model = *plan->model;
   for (const auto& [name, linear] : model.linears) {
     const std::optional<TensorIndex> bias = linear.Part("bias");
-    if (linear.expected.bias || linear.expected.bias_key.empty() || !bias.has_value()) continue;
+    if (linear.expected.bias_key.empty() || !bias.has_value()) continue;
+    const bool read = plan->target.ReadsDeclaredBias(model.architecture.model_type, name);
+    if (linear.expected.bias && read) continue;
     QC_ASSIGN(const Magnitude size, MeasureTensor(*model.checkpoint, model.info(*bias)));
     if (size.nonzero == 0) continue;
+    if (!read) {
+      return Refused("bias-not-zero", "tensor '{}': {} of {} values are not zero (largest {:.3g}), but the loaders of target '{}' have no bias there, whatever {} says; without it the model would compute something else; targets that read it: {}",
+                     Escape(name + ".bias"), size.nonzero, linear.expected.out_features, size.largest, plan->target.name, linear.expected.bias_key, TargetsThatRead(model, name));
+    }
     QC_TRY(plan->Wants("bias-declared", name + ".bias"));
     plan->bias_keys.insert(linear.expected.bias_key);
   }
