@@ -73,9 +73,7 @@ Status Checkpoint::ReadFolder() {
       QC_TRY(Keep(Malformed("file-name", "the name of file '{}' is not valid UTF-8; rename it", Escape(name))));
       continue;
     }
-    std::string lower = name;
-    std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return c < 0x80 ? std::tolower(c) : c; });
-    if (const auto [same, fresh] = folded.emplace(lower, name); !fresh) {
+    if (const auto [same, fresh] = folded.emplace(Lower(name), name); !fresh) {
       notes_.push_back({"name-case", fmt::format("files '{}' and '{}' differ by case only and collide on some file systems", Escape(same->second), Escape(name))});
     }
     if (entry.kind == FileKind::kFolder && (name.ends_with(".json") || name.ends_with(".safetensors"))) {

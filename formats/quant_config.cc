@@ -77,8 +77,7 @@ Result<QuantConfig> ReadOne(const Json& json, std::string where) {
   for (const char* key : {"checkpoint_format", "format", "version"}) {
     const Json* value = json.Find(key);
     if (value == nullptr || !value->is_string() || (key == std::string_view("version") && config.quant_method != "awq")) continue;
-    std::string text = value->text();
-    std::ranges::transform(text, text.begin(), [](unsigned char c) { return c < 0x80 ? std::tolower(c) : c; });
+    const std::string text = Lower(value->text());
     if (!config.checkpoint_format.empty() && config.checkpoint_format != text) {
       return Malformed("config-disagree", "{}: checkpoint_format is '{}' and format is '{}'; loaders differ in which they believe", config.where, Escape(config.checkpoint_format), Escape(text));
     }

@@ -19,11 +19,6 @@ constexpr size_t kSha1Digits = 40;
 bool IsHex(std::string_view text, size_t digits) {
   return text.size() == digits && std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F'); });
 }
-std::string Lower(std::string_view text) {
-  std::string lower(text);
-  std::ranges::transform(lower, lower.begin(), [](unsigned char c) { return c < 0x80 ? std::tolower(c) : c; });
-  return lower;
-}
 
 // One statement about a file.
 struct Expected {
@@ -32,18 +27,6 @@ struct Expected {
   int64_t recorded_ns = 0;  // when it was downloaded; 0: not said
 };
 using Statements = std::map<std::string, std::vector<Expected>>;
-
-std::vector<std::string_view> Lines(std::string_view text) {
-  std::vector<std::string_view> lines;
-  while (!text.empty()) {
-    const size_t end = text.find('\n');
-    std::string_view line = text.substr(0, end);
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    lines.push_back(line);
-    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
-  }
-  return lines;
-}
 
 // "digest  name", "digest *name" or "SHA256 (name) = digest".
 bool ReadSumsLine(std::string_view line, std::string* name, std::string* digest) {

@@ -23,6 +23,12 @@ std::string HumanBytes(uint64_t bytes);
 // "200KB", "5GB", "4GiB", "123": bytes. Decimal units unless written KiB, MiB, GiB.
 Result<uint64_t> ParseBytes(std::string_view text);
 
+// ASCII letters in lower case; everything else as it is.
+std::string Lower(std::string_view text);
+
+// Without their ends, "\n" or "\r\n"; what follows the last end is a line unless it is empty.
+std::vector<std::string_view> Lines(std::string_view text);
+
 // Is this valid UTF-8?
 bool IsUtf8(std::string_view text);
 

@@ -63,6 +63,14 @@ TEST(Bytes, ForPeopleAndFromPeople) {
   }
 }
 
+TEST(Lines, WithoutTheirEnds) {
+  using Views = std::vector<std::string_view>;
+  EXPECT_EQ(Lines(""), Views{});
+  EXPECT_EQ(Lines("\n"), Views{""});
+  EXPECT_EQ(Lines("a\r\n\nb\rc\n d"), (Views{"a", "", "b\rc", " d"}));
+  EXPECT_EQ(Lower("AZaz09_\xC3\x84"), "azaz09_\xC3\x84");
+}
+
 TEST(Lists, ForMessages) {
   EXPECT_EQ(Join({"a", "b", "c"}, ", "), "a, b, c");
   EXPECT_EQ(Join({}, ", "), "");
