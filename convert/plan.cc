@@ -99,10 +99,9 @@ Status CheckGeneric(const Model& model, const Target& target, const PlanOptions&
 
 Result<Plan> MakePlan(const Model& model, const Target& target, const PlanOptions& options) {
   QC_TRY(CheckGeneric(model, target, options));
-  for (const auto& [type, why] : target.refuses_architectures) {
-    if (type != model.architecture.model_type) continue;
+  if (const std::string* why = target.RefusesArchitecture(model.architecture.model_type)) {
     const auto first = std::ranges::find_if(model.linears, [](const auto& entry) { return entry.second.quantised(); });
-    return Refused("target-architecture", "target '{}' cannot take model_type '{}' (linear '{}' and its like): {}", target.name, type, first->first, why);
+    return Refused("target-architecture", "target '{}' cannot take model_type '{}' (linear '{}' and its like): {}", target.name, model.architecture.model_type, first->first, *why);
   }
   const bool gguf = target.container == Container::kGguf;
   if (gguf && model.architecture.HasVision() && !model.text_only) {

@@ -95,6 +95,11 @@ std::optional<std::string> LayoutRule::Refuses(const QuantTraits& traits) const 
   return std::nullopt;
 }
 
+const std::string* Target::RefusesArchitecture(std::string_view model_type) const {
+  const auto found = std::ranges::find(refuses_architectures, model_type, [](const auto& row) { return row.first; });
+  return found == refuses_architectures.end() ? nullptr : &found->second;
+}
+
 bool Target::ReadsDeclaredBias(std::string_view model_type, std::string_view linear) const {
   const std::string_view last = linear.substr(linear.rfind('.') + 1);
   return std::ranges::all_of(declared_biases, [&](const auto& row) { return row.first != model_type || std::ranges::find(row.second, last) != row.second.end(); });

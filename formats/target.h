@@ -64,6 +64,8 @@ struct Target {
   // Of biases that a key of the config declares: model_type, the last words of the linears where the loaders read one.
   std::vector<std::pair<std::string, std::vector<std::string>>> declared_biases;
 
+  // Why its loaders cannot take models of this type at all; nothing if they can.
+  const std::string* RefusesArchitecture(std::string_view model_type) const;
   // Do its loaders read a bias that the config declares there? All, unless declared_biases says otherwise.
   bool ReadsDeclaredBias(std::string_view model_type, std::string_view linear) const;
 };

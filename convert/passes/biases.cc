@@ -29,7 +29,7 @@ std::string TargetsThatRead(const Model& model, const std::string& linear) {
   for (const std::string& name : TargetNames()) {
     const Result<Target> target = FindTarget(name);
     const std::string& type = model.architecture.model_type;
-    if (target.ok() && target.value().ReadsDeclaredBias(type, linear) && std::ranges::find(target.value().refuses_architectures, type, [](const auto& row) { return row.first; }) == target.value().refuses_architectures.end()) names.push_back(name);
+    if (target.ok() && target.value().ReadsDeclaredBias(type, linear) && target.value().RefusesArchitecture(type) == nullptr) names.push_back(name);
   }
   return Join(names, ", ");
 }
@@ -46,8 +46,8 @@ Status DeclareBiases(Plan* plan) {
     QC_ASSIGN(const Magnitude size, MeasureTensor(*model.checkpoint, model.info(*bias)));
     if (size.nonzero == 0) continue;
     if (!read) {
-      return Refused("bias-not-zero", "tensor '{}': {} of {} values are not zero (largest {:.3g}), but the loaders of target '{}' have no bias there, whatever {} says; without it the model would compute something else; targets that read it: {}",
-                     Escape(name + ".bias"), size.nonzero, linear.expected.out_features, size.largest, plan->target.name, linear.expected.bias_key, TargetsThatRead(model, name));
+      return Refused("bias-not-zero", "tensor '{}': {} of {} values are not zero (largest {}), but the loaders of target '{}' have no bias there, whatever {} says; without it the model would compute something else; targets that read it: {}",
+                     Escape(name + ".bias"), size.nonzero, linear.expected.out_features, size.LargestText(), plan->target.name, linear.expected.bias_key, TargetsThatRead(model, name));
     }
     QC_TRY(plan->Wants("bias-declared", name + ".bias"));
     plan->bias_keys.insert(linear.expected.bias_key);

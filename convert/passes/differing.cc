@@ -84,13 +84,19 @@ std::string PatternOf(const std::string& name, size_t begin) {
   return pattern + "$";
 }
 
+// Null for a linear that is float in the output.
+const PlannedLinear* QuantisedIn(const Plan& plan, const std::string& name) {
+  const auto planned = plan.linears.find(name);
+  return planned != plan.linears.end() && planned->second.quantised() ? &planned->second : nullptr;
+}
+
 // What `dynamic` says of the linear: null for what all have, an empty object for a float one.
 Json RuleOf(const Plan& plan, const std::string& name, const Survey& usual) {
-  const auto planned = plan.linears.find(name);
-  if (planned == plan.linears.end() || !planned->second.quantised()) return Json::Object();
-  const QuantShape& shape = planned->second.shape;
+  const PlannedLinear* planned = QuantisedIn(plan, name);
+  if (planned == nullptr) return Json::Object();
+  const QuantShape& shape = planned->shape;
   const bool covered = shape.groups == 1 && (usual.group_size < 0 || usual.group_size >= static_cast<int64_t>(shape.in_features));
-  const int64_t size = covered ? usual.group_size : SaidGroupSize(planned->second, usual.group_size);
+  const int64_t size = covered ? usual.group_size : SaidGroupSize(*planned, usual.group_size);
   if (shape.bits == usual.bits && size == usual.group_size) return {};
   return Json::Object({{"bits", Json::Integer(uint64_t{shape.bits})}, {"group_size", Json::Integer(size)}});
 }
@@ -102,10 +108,8 @@ Json RuleOf(const Plan& plan, const std::string& name, const Survey& usual) {
 Json DynamicOf(const Plan& plan, const Survey& usual) {
   std::map<std::string, Json> rules;
   for (const auto& [name, linear] : plan.model->linears) {
-    const auto planned = plan.linears.find(name);
-    const bool quantised = planned != plan.linears.end() && planned->second.quantised();
     // Routers, embedding and head are left float without a word.
-    if (quantised || (linear.expected.in_block && !linear.expected.router)) rules.emplace(name, RuleOf(plan, name, usual));
+    if (QuantisedIn(plan, name) != nullptr || (linear.expected.in_block && !linear.expected.router)) rules.emplace(name, RuleOf(plan, name, usual));
   }
   Json dynamic = Json::Object();
   using Begin = size_t (*)(const std::string&);
@@ -128,7 +132,7 @@ std::string TargetsThatHold(const Model& model) {
   for (const std::string& name : TargetNames()) {
     const Result<Target> target = FindTarget(name);
     if (!target.ok()) continue;
-    const bool refused = std::ranges::any_of(target.value().refuses_architectures, [&](const auto& row) { return row.first == model.architecture.model_type; });
+    const bool refused = target.value().RefusesArchitecture(model.architecture.model_type) != nullptr;
     const auto holds = [&](const Linear& linear) {
       return std::ranges::any_of(target.value().layouts, [&](const LayoutRule& rule) {
         const bool rounds = rule.layout->rounds != nullptr && !linear.traits.symmetric && rule.layout->method != "gguf";
