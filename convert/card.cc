@@ -21,22 +21,6 @@ Result<std::string> ReadReadme(const Checkpoint& checkpoint) {
   return file.ReadAll(kLimit);
 }
 
-std::string Lower(std::string text) {
-  for (char& c : text) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
-  return text;
-}
-
-std::vector<std::string_view> Lines(std::string_view text) {
-  std::vector<std::string_view> lines;
-  while (!text.empty()) {
-    const size_t end = std::min(text.find('\n'), text.size());
-    lines.push_back(text.substr(0, end));
-    if (lines.back().ends_with('\r')) lines.back().remove_suffix(1);
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return lines;
-}
-
 // A key of the front matter, with the lines that belong to it. "" if it is not there.
 std::string FrontMatterKey(std::string_view readme, std::string_view key) {
   const std::vector<std::string_view> lines = Lines(readme);
@@ -53,14 +37,7 @@ std::string FrontMatterKey(std::string_view readme, std::string_view key) {
 
 // "org/name" of a snapshot in a Hub cache, or what the config calls itself. "" for neither.
 std::string HubName(const Plan& plan) {
-  const std::string path = AbsolutePath(plan.model->checkpoint->path());
-  constexpr std::string_view kModels = "models--";
-  const std::string repository = BaseName(ParentPath(ParentPath(path)));
-  if (BaseName(ParentPath(path)) == "snapshots" && repository.starts_with(kModels)) {
-    const std::string name = repository.substr(kModels.size());
-    const size_t cut = name.find("--");
-    if (cut != std::string::npos) return name.substr(0, cut) + "/" + name.substr(cut + 2);
-  }
+  if (std::string name = plan.model->checkpoint->location().HubName(); !name.empty()) return name;
   const Json* name = plan.config.Find("_name_or_path");
   const bool hub = name != nullptr && name->is_string() && std::ranges::count(name->text(), '/') == 1 && !LooksLikeLocalModel(name->text());
   return hub ? name->text() : std::string();
@@ -82,16 +59,14 @@ std::string Plain(std::string_view text) {
 
 Status NoteReadme(Plan* plan) {
   constexpr std::array<std::string_view, 4> kMethods = {"gptq", "awq", "gguf", "mlx"};
-  const std::string_view made = plan->Method();
+  const auto& linears = plan->model->linears;
+  const auto first = std::ranges::find_if(linears, [](const auto& entry) { return entry.second.quantised(); });
+  if (first == linears.end()) return {};
+  const std::string_view read = first->second.layout->method;
+  if (read == plan->Method() || std::ranges::find(kMethods, read) == kMethods.end()) return {};
   QC_ASSIGN(const std::string readme, ReadReadme(*plan->model->checkpoint));
-  const std::string text = Lower(readme);
-  for (const auto& [name, linear] : plan->model->linears) {
-    if (!linear.quantised()) continue;
-    const std::string_view read = linear.layout->method;
-    if (read == made || std::ranges::find(kMethods, read) == kMethods.end() || text.find(read) == std::string::npos) return {};
-    plan->notes.push_back({"readme-old-layout", fmt::format("{} goes along as it is and speaks of '{}', which the output is not; --card writes what it should say", kReadme, read)});
-    return {};
-  }
+  if (Lower(readme).find(read) == std::string::npos) return {};
+  plan->notes.push_back({"readme-old-layout", fmt::format("{} goes along as it is and speaks of '{}', which the output is not; --card writes what it should say", kReadme, read)});
   return {};
 }
 

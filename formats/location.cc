@@ -6,6 +6,10 @@ namespace q2c {
 namespace {
 
 constexpr std::string_view kHubScheme = "hf://";
+constexpr std::string_view kSnapshots = "snapshots";
+// models--ORG--NAME is the folder of a repository in the cache.
+constexpr std::string_view kModels = "models--";
+constexpr std::string_view kBehindOrg = "--";
 
 std::string HubCache() {
   if (std::string cache = EnvironmentVariable("HF_HUB_CACHE"); !cache.empty()) return cache;
@@ -29,7 +33,7 @@ Result<std::string> ResolveHubName(std::string_view name) {
   if (!IsPlainFileName(org) || !IsPlainFileName(model) || revision.empty() || revision.find("..") != std::string::npos || revision.front() == '/') {
     return Usage("hub-name", "'{}' is no Hub name; expected hf://org/name or hf://org/name@revision", Escape(whole));
   }
-  const std::string repo_path = JoinPath(HubCache(), fmt::format("models--{}--{}", org, model));
+  const std::string repo_path = JoinPath(HubCache(), fmt::format("{}{}{}{}", kModels, org, kBehindOrg, model));
   const Result<Dir> repo = Dir::Open(repo_path);
   if (!repo.ok()) {
     return Usage("hub-missing", "'{}' is not in the Hub cache: no folder '{}'; download it first, or set HF_HUB_CACHE", Escape(whole), Escape(repo_path));
@@ -45,7 +49,7 @@ Result<std::string> ResolveHubName(std::string_view name) {
       while (!commit.empty() && (commit.back() == '\n' || commit.back() == ' ')) commit.pop_back();
     }
   }
-  const std::string snapshot = JoinPath(JoinPath(repo_path, "snapshots"), commit);
+  const std::string snapshot = JoinPath(JoinPath(repo_path, std::string(kSnapshots)), commit);
   if (!IsPlainFileName(commit) || !Dir::Open(snapshot).ok()) {
     return Usage("hub-missing", "'{}': revision '{}' is not in the Hub cache '{}'; download it first", Escape(whole), Escape(revision), Escape(repo_path));
   }
@@ -62,11 +66,20 @@ Result<Location> Location::Open(const std::string& path, Links links) {
   QC_ASSIGN(Dir dir, Dir::Open(folder));
   std::optional<Dir> blobs;
   const std::string real = RealPath(folder);
-  if (BaseName(ParentPath(real)) == "snapshots") {
+  if (BaseName(ParentPath(real)) == kSnapshots) {
     Result<Dir> opened = Dir::Open(JoinPath(ParentPath(ParentPath(real)), "blobs"), Links::kRefuse);
     if (opened.ok()) blobs = std::move(opened).value();
   }
   return Location(std::move(dir), std::move(blobs), links);
+}
+
+std::string Location::HubName() const {
+  const std::string snapshots = ParentPath(AbsolutePath(dir_.path()));
+  const std::string repository = BaseName(ParentPath(snapshots));
+  if (BaseName(snapshots) != kSnapshots || !repository.starts_with(kModels)) return "";
+  const std::string name = repository.substr(kModels.size());
+  const size_t cut = name.find(kBehindOrg);
+  return cut == std::string::npos ? "" : name.substr(0, cut) + "/" + name.substr(cut + kBehindOrg.size());
 }
 
 Result<InputFile> Location::OpenMember(const std::string& name) const {

@@ -18,6 +18,9 @@ class Location {
 
   const Dir& dir() const { return dir_; }
 
+  // "org/name" where this is a snapshot of a Hub cache, by the name of its repository's folder; else "".
+  std::string HubName() const;
+
   // Opens a member of the folder. A symbolic link is followed once, and only into the
   // blobs/ folder of the same Hub repository, unless all links are to be followed.
   Result<InputFile> OpenMember(const std::string& name) const;
