@@ -139,7 +139,7 @@ Result<ManifestFile> WriteArchive(const Dir& dir, const Dir& archive, const std:
 }
 
 uint64_t ArchiveBudget(uint64_t bytes, uint64_t files) {
-  constexpr uint64_t kPerFile = 8 * kBlock;       // header, records, what fills the last block
+  constexpr uint64_t kPerFile = 8 * kBlock;  // header, records, what fills the last block
   constexpr uint64_t kFramesPerMille = 1;  // heads of frames and blocks: 41 bytes a MiB
   return bytes + bytes / 1000 * kFramesPerMille + (files + 1) * kPerFile + kPiece;
 }

@@ -9,16 +9,16 @@ namespace q2c {
 Status PassHeads(Plan* plan) {
   const Model& model = *plan->model;
   for (const auto& [name, linear] : model.linears) {
-    if (linear.expected.tied_to.empty()) continue;
-    const std::optional<TensorIndex> weight = linear.Part("weight");
-    if (model.tied && linear.quantised()) {
+    if (!model.tied || linear.expected.tied_to.empty()) continue;
+    if (linear.quantised()) {
       if (plan->Makes("head-differs", name)) {
         plan->tied = false;
         plan->notes.push_back({"head-differs", fmt::format("'{}' is quantised, so it is not the embedding that config.json ties it to: it is kept and tie_word_embeddings becomes false, since loaders would put the embedding in its place", Escape(name))});
       }
       continue;
     }
-    if (!model.tied || !weight.has_value() || !model.tensors.contains(linear.expected.tied_to + ".weight")) continue;
+    const std::optional<TensorIndex> weight = linear.Part("weight");
+    if (!weight.has_value() || !model.tensors.contains(linear.expected.tied_to + ".weight")) continue;
     const std::string weight_name = name + ".weight";
     const TensorInfo& head = model.info(*weight);
     const TensorIndex embedding_index = model.tensors.at(linear.expected.tied_to + ".weight");

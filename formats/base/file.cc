@@ -1,6 +1,5 @@
 #include "formats/base/file.h"
 
-#define BOOST_FILESYSTEM_NO_DEPRECATED
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/fs.h>

@@ -1,4 +1,5 @@
 // Paths, file systems and the environment: what formats/base/file.h says beside files and folders.
+#define BOOST_FILESYSTEM_NO_DEPRECATED
 #include <fcntl.h>
 #include <linux/stat.h>
 #include <sys/stat.h>
