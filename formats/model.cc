@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <unordered_map>
 
 #include "formats/base/half.h"
+#include "formats/base/parallel.h"
 #include "formats/base/text.h"
 #include "formats/generic_architecture.h"
 #include "formats/model_data.h"
@@ -75,7 +77,7 @@ void Assign(TensorIndex i, const Place& place, Model* model) {
 Status AssignTensors(const ModelOptions& options, Model* model) {
   const std::vector<TensorInfo>& tensors = model->checkpoint->tensors();
   model->places.resize(tensors.size());
-  std::map<std::string, TensorIndex> taken;
+  std::unordered_map<std::string, TensorIndex> taken;
   std::vector<std::string> unknown;
   for (TensorIndex i = 0; i < tensors.size(); ++i) {
     const std::string& name = tensors[i].name;
@@ -212,6 +214,37 @@ Status CheckAgainstConfig(const Model& model, const std::string& name, Linear* l
   return {};
 }
 
+// Layout, shape and groups of every linear; one that is broken is left out of the model. Tells whether any is.
+Result<bool> RecogniseAll(const ModelOptions& options, Model* model) {
+  // Looked at side by side; what was seen is judged in the order of the names, whoever was first.
+  struct Seen {
+    Status layout;
+    Status config;
+    Status groups;
+  };
+  std::vector<std::pair<const std::string, Linear>*> all;
+  for (auto& entry : model->linears) all.push_back(&entry);
+  std::vector<Seen> seen(all.size());
+  QC_TRY(RunParallel(all.size(), options.jobs, [&](size_t i) -> Status {
+    auto& [name, linear] = *all[i];
+    seen[i].layout = Recognise(*model, name, &linear);
+    if (!seen[i].layout.ok()) return {};
+    seen[i].config = CheckAgainstConfig(*model, name, &linear);
+    if (linear.quantised()) seen[i].groups = ReadGroups(*model, name, &linear);
+    return {};
+  }));
+  bool broken = false;
+  for (size_t i = 0; i < all.size(); ++i) {
+    QC_TRY(options.Keep(std::move(seen[i].config)));
+    Status status = seen[i].layout.ok() ? std::move(seen[i].groups) : std::move(seen[i].layout);
+    if (status.ok()) continue;
+    QC_TRY(options.Keep(std::move(status)));
+    model->linears.erase(all[i]->first);
+    broken = true;
+  }
+  return broken;
+}
+
 // No config says how the linears are quantised. Blocks of GGUF say it themselves; so do the shapes of GPTQ, whose zero
 // points are looked at anyway: GPTQ-for-LLaMa wrote no config at all.
 Status InferSettings(const ModelOptions& options, Model* model) {
@@ -275,20 +308,7 @@ Result<Model> UnderstandModel(const Checkpoint& checkpoint, const ModelOptions& 
   QC_TRY(AssignTensors(options, &model));
   if (options.text_only) LeaveOutVision(&model);
   QC_TRY(CheckShapes(options, model));
-  bool broken = false;
-  for (auto it = model.linears.begin(); it != model.linears.end();) {
-    auto& [name, linear] = *it;
-    Status status = Recognise(model, name, &linear);
-    if (status.ok()) QC_TRY(options.Keep(CheckAgainstConfig(model, name, &linear)));
-    if (status.ok() && linear.quantised()) status = ReadGroups(model, name, &linear);
-    if (status.ok()) {
-      ++it;
-      continue;
-    }
-    QC_TRY(options.Keep(std::move(status)));
-    it = model.linears.erase(it);
-    broken = true;
-  }
+  QC_ASSIGN(const bool broken, RecogniseAll(options, &model));
   if (broken && !model.AnyQuantised()) return model;  // it is not known whether any was
   if (model.quant.has_value() && !model.AnyQuantised() && !model.linears.empty()) {
     QC_TRY(options.Keep(Malformed("quant-config", "{} describes a quantised model, but no linear is quantised: there is only '{}.weight'; remove it or take the right files", model.quant->where, model.linears.begin()->first)));

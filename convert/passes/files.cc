@@ -104,23 +104,18 @@ Status PlanSafetensors(Plan* plan) {
   for (size_t s = 0; s < shards.size(); ++s) {
     PlannedFile file;
     file.name = ShardName(s, shards.size(), "safetensors");
-    std::map<std::string, size_t> index;
     std::vector<SafetensorsEntry> entries;
-    for (const size_t i : shards[s]) {
-      const PlannedTensor& tensor = plan->tensors[i];
-      index[tensor.name] = i;
-      entries.push_back({tensor.name, tensor.dtype, tensor.shape});
-    }
-    SortForSafetensors(&entries);
+    file.tensors = shards[s];
+    std::ranges::sort(file.tensors, {}, [&](size_t i) { return SafetensorsOrder(plan->tensors[i].dtype, plan->tensors[i].name); });
+    for (const size_t i : file.tensors) entries.push_back({plan->tensors[i].name, plan->tensors[i].dtype, plan->tensors[i].shape});
     file.head = BuildSafetensorsHead(entries, plan->target.metadata_format);
     file.bytes = file.head.size();
-    for (const SafetensorsEntry& entry : entries) {
-      PlannedTensor& tensor = plan->tensors[index.at(entry.name)];
+    for (const size_t i : file.tensors) {
+      PlannedTensor& tensor = plan->tensors[i];
       tensor.file = s;
       tensor.offset = file.bytes;
       file.bytes += tensor.bytes;
       total += tensor.bytes;
-      file.tensors.push_back(index.at(entry.name));
     }
     plan->files.push_back(std::move(file));
   }

@@ -1,7 +1,7 @@
 #include "convert/passes/passes.h"
 
 #include <algorithm>
-#include <set>
+#include <unordered_set>
 
 #include "formats/base/text.h"
 
@@ -97,7 +97,7 @@ void DropImplied(const Model& model, const std::string& name, const PlannedLinea
 // Every part of a quantised linear is planned anew; what is equal in both layouts stays a copy.
 Status PassRepack(Plan* plan) {
   const Model& model = *plan->model;
-  std::set<std::string> replaced;
+  std::unordered_set<std::string> replaced;
   std::vector<PlannedTensor> fresh;
   for (const auto& [name, planned] : plan->linears) {
     for (const PartCodec& part : planned.linear->layout->parts) replaced.insert(fmt::format("{}.{}", name, part.suffix));

@@ -211,6 +211,8 @@ void AppendValue(std::string* out, const Json& value, int indent, int level) {
   }
 }
 
+constexpr size_t AsIndex(Json::Kind kind) { return static_cast<size_t>(kind); }
+
 template <typename T>
 std::optional<T> ParseNumber(std::string_view text) {
   T value{};
@@ -223,39 +225,59 @@ std::optional<T> ParseNumber(std::string_view text) {
 
 Json Json::Bool(bool value) {
   Json json;
-  json.kind_ = Kind::kBool;
-  json.bool_ = value;
+  json.value_.emplace<AsIndex(Kind::kBool)>(value);
   return json;
 }
 Json Json::Number(std::string text) {
   Json json;
-  json.kind_ = Kind::kNumber;
-  json.text_ = std::move(text);
+  json.value_.emplace<AsIndex(Kind::kNumber)>(std::move(text));
   return json;
 }
 Json Json::Integer(uint64_t value) { return Number(std::to_string(value)); }
 Json Json::Integer(int64_t value) { return Number(std::to_string(value)); }
 Json Json::String(std::string_view text) {
   Json json;
-  json.kind_ = Kind::kString;
-  json.text_ = text;
+  json.value_.emplace<AsIndex(Kind::kString)>(text);
   return json;
 }
 Json Json::Array(std::vector<Json> items) {
   Json json;
-  json.kind_ = Kind::kArray;
-  json.items_ = std::move(items);
+  json.value_ = std::move(items);
   return json;
 }
 Json Json::Object(std::vector<Member> members) {
   Json json;
-  json.kind_ = Kind::kObject;
-  json.members_ = std::move(members);
+  json.value_ = std::move(members);
   return json;
 }
 
+const std::string& Json::text() const {
+  static const std::string kNone;
+  if (const auto* number = std::get_if<AsIndex(Kind::kNumber)>(&value_)) return *number;
+  const auto* string = std::get_if<AsIndex(Kind::kString)>(&value_);
+  return string == nullptr ? kNone : *string;
+}
+const std::vector<Json>& Json::items() const {
+  static const std::vector<Json> kNone;
+  const auto* items = std::get_if<std::vector<Json>>(&value_);
+  return items == nullptr ? kNone : *items;
+}
+std::vector<Json>& Json::items() {
+  if (!is_array()) value_ = std::vector<Json>();
+  return std::get<std::vector<Json>>(value_);
+}
+const std::vector<Json::Member>& Json::members() const {
+  static const std::vector<Member> kNone;
+  const auto* members = std::get_if<std::vector<Member>>(&value_);
+  return members == nullptr ? kNone : *members;
+}
+std::vector<Json::Member>& Json::members() {
+  if (!is_object()) value_ = std::vector<Member>();
+  return std::get<std::vector<Member>>(value_);
+}
+
 std::string_view Json::KindName() const {
-  switch (kind_) {
+  switch (kind()) {
     case Kind::kNull: return "null";
     case Kind::kBool: return "a boolean";
     case Kind::kNumber: return "a number";
@@ -267,30 +289,28 @@ std::string_view Json::KindName() const {
 }
 
 std::optional<bool> Json::AsBool() const {
-  if (kind_ != Kind::kBool) return std::nullopt;
-  return bool_;
+  const bool* value = std::get_if<bool>(&value_);
+  return value == nullptr ? std::nullopt : std::optional(*value);
 }
 std::optional<double> Json::AsDouble() const {
-  if (kind_ != Kind::kNumber) return std::nullopt;
-  return ParseNumber<double>(text_);
+  return is_number() ? ParseNumber<double>(text()) : std::nullopt;
 }
 std::optional<uint64_t> Json::AsU64() const {
   const std::optional<int64_t> value = AsI64();
   if (value.has_value() && *value >= 0) return static_cast<uint64_t>(*value);
-  if (kind_ == Kind::kNumber) return ParseNumber<uint64_t>(text_);
-  return std::nullopt;
+  return is_number() ? ParseNumber<uint64_t>(text()) : std::nullopt;
 }
 std::optional<int64_t> Json::AsI64() const {
-  if (kind_ != Kind::kNumber) return std::nullopt;
-  if (const auto integer = ParseNumber<int64_t>(text_)) return integer;
-  const std::optional<double> value = ParseNumber<double>(text_);
+  if (!is_number()) return std::nullopt;
+  if (const auto integer = ParseNumber<int64_t>(text())) return integer;
+  const std::optional<double> value = ParseNumber<double>(text());
   constexpr double kExact = 9007199254740992.0;  // 2^53
   if (value.has_value() && std::floor(*value) == *value && std::abs(*value) <= kExact) return static_cast<int64_t>(*value);
   return std::nullopt;
 }
 
 const Json* Json::Find(std::string_view key) const {
-  for (const Member& member : members_) {
+  for (const Member& member : members()) {
     if (member.first == key) return &member.second;
   }
   return nullptr;
@@ -301,11 +321,11 @@ void Json::Set(std::string_view key, Json value) {
   if (Json* old = Find(key)) {
     *old = std::move(value);
   } else {
-    members_.emplace_back(std::string(key), std::move(value));
+    members().emplace_back(std::string(key), std::move(value));
   }
 }
 bool Json::Erase(std::string_view key) {
-  return std::erase_if(members_, [&](const Member& member) { return member.first == key; }) > 0;
+  return is_object() && std::erase_if(members(), [&](const Member& member) { return member.first == key; }) > 0;
 }
 
 std::string Json::Dump(int indent) const {
@@ -315,9 +335,8 @@ std::string Json::Dump(int indent) const {
 }
 
 bool operator==(const Json& a, const Json& b) {
-  if (a.kind_ != b.kind_) return false;
-  if (a.kind_ == Json::Kind::kNumber && a.text_ != b.text_) return a.AsDouble().has_value() && a.AsDouble() == b.AsDouble();
-  return a.bool_ == b.bool_ && a.text_ == b.text_ && a.items_ == b.items_ && a.members_ == b.members_;
+  if (a.is_number() && b.is_number() && a.text() != b.text()) return a.AsDouble().has_value() && a.AsDouble() == b.AsDouble();
+  return a.value_ == b.value_;
 }
 
 namespace {

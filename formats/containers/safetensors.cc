@@ -172,12 +172,6 @@ Result<SafetensorsHeader> ReadSafetensorsHeader(const InputFile& file) {
   return header;
 }
 
-void SortForSafetensors(std::vector<SafetensorsEntry>* entries) {
-  std::ranges::sort(*entries, [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
-    return std::tie(a.dtype, a.name) < std::tie(b.dtype, b.name);
-  });
-}
-
 std::string BuildSafetensorsHead(const std::vector<SafetensorsEntry>& entries, std::string_view format) {
   std::string json = fmt::format(R"({{"__metadata__":{{"format":{}}})", Json::String(format).Dump(-1));
   uint64_t offset = 0;

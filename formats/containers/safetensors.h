@@ -3,6 +3,8 @@
 #pragma once
 
 #include <string>
+#include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -35,8 +37,8 @@ struct SafetensorsEntry {
   Shape shape;
 };
 
-// Sorts as the reference writer does: widest element type first, then by name.
-void SortForSafetensors(std::vector<SafetensorsEntry>* entries);
+// The reference writer puts tensors in ascending order of this: widest element type first, then by name.
+inline std::tuple<Dtype, std::string_view> SafetensorsOrder(Dtype dtype, std::string_view name) { return {dtype, name}; }
 
 // The front of a file that holds the entries in the given order: 8 bytes of length and
 // the header, padded with spaces to a multiple of 8. Metadata is {"format": FORMAT}: "pt",

@@ -1,6 +1,7 @@
 // The container against literal bytes and against every rule of the format, one broken file each.
 #include "formats/containers/safetensors.h"
 
+#include <algorithm>
 #include <gtest/gtest.h>
 
 #include <sys/mman.h>
@@ -48,7 +49,7 @@ TEST(SafetensorsWriter, OrderIsThatOfTheReferenceWriter) {
   for (const Dtype dtype : dtypes) {
     for (const char* name : {"b", "a.10", "a.2", "B"}) entries.push_back({fmt::format("{}{}", name, NameOf(dtype)), dtype, {1}});
   }
-  SortForSafetensors(&entries);
+  std::ranges::sort(entries, {}, [](const SafetensorsEntry& entry) { return SafetensorsOrder(entry.dtype, entry.name); });
   std::string order;
   for (size_t i = 0; i < entries.size(); i += 4) {
     order += fmt::format("{} ", NameOf(entries[i].dtype));
