@@ -69,9 +69,15 @@ class Watch final : public ForwardWatch {
 
   void Begin(const std::string& linear, LinearTask* task) override {
     if (fingerprint_ != nullptr) fingerprint_->Watch(&task->sides[1]);
+    if (comparison_ == nullptr) {  // nothing is claimed to be equal: both as their loaders compute
+      for (LinearTask::Side& side : task->sides) side.stored_offsets = true;
+      return;
+    }
     const auto found = source_.linears.find(linear);
-    if (comparison_ == nullptr || found == source_.linears.end() || !found->second.quantised()) return;
-    std::optional<LinearTask> check = comparison_->Take(Stored(source_, found->second));
+    if (found == source_.linears.end() || !found->second.quantised()) return;
+    const StoredLinear stored = Stored(source_, found->second);
+    task->sides[1].stored_offsets = comparison_->Rounds(stored);
+    std::optional<LinearTask> check = comparison_->Take(stored);
     if (!check.has_value()) return;
     const StoredLinear& meant = check->sides[1].linear;
     const StoredLinear& read = task->sides[1].linear;

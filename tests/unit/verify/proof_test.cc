@@ -150,6 +150,23 @@ TEST_F(Proving, AWrongLabelIsFoundThoughEveryWeightIsEqual) {
   EXPECT_EQ(proof.findings[0].id, "output-model");
 }
 
+// An output that was rounded computes with what it holds, not with what that was rounded from.
+TEST_F(Proving, RoundedOffsetsMoveTheLogits) {
+  for (const char* target : {"mlx", "gguf"}) {
+    Convert(fixtures_ + "/autogptq-0.7.1-int4-g32-asym-tied/checkpoint", target, true);
+    const Proof proof = Run();
+    EXPECT_EQ(Ids(proof), std::vector<std::string>()) << target;
+    EXPECT_GT(proof.compared.rounded_weights, 0U) << target;
+    EXPECT_FALSE(proof.forward->equal) << target;
+    EXPECT_GT(proof.forward->states[1].largest_error, 0) << target;
+    EXPECT_GT(proof.forward->logits.largest_error, 0) << target;
+    EXPECT_LT(proof.forward->divergence, 5e-5) << target;
+    // The fingerprint is of the zero points that are meant.
+    const Checkpoint output = Must(Checkpoint::Open(out_, Links::kRefuse));
+    EXPECT_EQ(proof.fingerprint->values, Must(FingerprintOf(Must(UnderstandModel(output, {})), {})).values) << target;
+  }
+}
+
 TEST_F(Proving, NanIsAFindingWithLayerAndLinear) {
   const std::string name = "model.layers.0.self_attn.q_proj.bias";
   test::TinyModel model = test::MakeTiny();
