@@ -3,6 +3,7 @@
 
 #include "formats/base/text.h"
 #include "formats/checkpoint.h"
+#include "formats/containers/file_kind.h"
 #include "formats/weight_files.h"
 
 namespace q2c {
@@ -23,6 +24,7 @@ Status Checkpoint::ReadIndexed(const std::string& name, const std::vector<std::s
 
 Status Checkpoint::ReadIndex(const std::string& name, const std::vector<std::string>& shards) {
   QC_ASSIGN(const InputFile file, location_.OpenMember(name));
+  QC_TRY(CheckDownloaded(file));
   const auto within = [&](Error error) { return std::move(error).Within(fmt::format("index '{}'", Escape(file.path()))); };
   QC_ASSIGN(const std::string text, file.ReadAll(kMaxIndexBytes));
   Result<Json> parsed = ParseJson(text);

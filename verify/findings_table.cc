@@ -61,7 +61,7 @@ constexpr auto kKinds = std::to_array<FindingKind>({
     {"file-name", kWarning, Code::kMalformed, "a file name is not valid UTF-8", "rename the file"},
     {"file-names", kWarning, Code::kFindings, "a weight file is named so that transformers, vLLM and others do not find it", kConvert},
     {"file-size", kError, Code::kMalformed, "a config or index is larger than any real one", "take the file from the original model"},
-    {"file-type", kError, Code::kMalformed, "a weight file is something else: an LFS pointer, a web page, an archive, a pickle", "fetch the file itself (git lfs pull, or download it again); compare its SHA-256 with the pointer's oid"},
+    {"file-type", kError, Code::kMalformed, "a weight file, or one beside it, is something else: an LFS pointer, a web page, an archive, a pickle", "fetch the file itself (git lfs pull, or download it again); compare its SHA-256 with the pointer's oid"},
     {"g-idx", kError, Code::kFindings, "g_idx is no reordering of the groups", "take the original checkpoint"},
     {"g-idx-absent", kNote, Code::kFindings, "there is no g_idx, which older loaders want", kConvert},
     {"g-idx-missing", kError, Code::kFindings, "act-order is claimed and there is no g_idx: which group an input belongs to is lost", "take the original checkpoint"},

@@ -145,6 +145,27 @@ TEST_F(CheckpointTest, WhatCannotBeReadAsAFile) {
   std::filesystem::create_symlink("/etc/passwd", folder_ / "tokenizer.json");
   ExpectError(Open(), Code::kMalformed, "link-outside", {"tokenizer.json"});
   std::filesystem::remove(folder_ / "tokenizer.json");
+TEST_F(CheckpointTest, LfsPointersAreNoFilesToGoAlong) {
+  Shard("model.safetensors", {"a"});
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '4') + "\nsize 7031645\n";
+  for (const char* name : {"tokenizer.json", "merges.txt", "vocab.json", "config.json", "quantize_config.json"}) {
+    test::WriteWhole(folder_ / name, pointer);
+    ExpectError(Open(), Code::kMalformed, "file-type", {name, "git lfs pull", "7031645 bytes"});
+    Defects defects;
+    Must(Checkpoint::Open(folder_.path(), Links::kRefuse, &defects));
+    ASSERT_EQ(defects.size(), 1U) << name;
+    EXPECT_EQ(defects[0].id, "file-type") << name;
+    std::filesystem::remove(folder_ / name);
+  }
+  test::WriteWhole(folder_ / "model.safetensors.index.json", pointer);
+  ExpectError(Open(), Code::kMalformed, "file-type", {"model.safetensors.index.json", "git lfs pull"});
+  std::filesystem::remove(folder_ / "model.safetensors.index.json");
+  // What only speaks of one is none.
+  test::WriteWhole(folder_ / "notes.txt", "how to read: version https://git-lfs.github.com/spec/v1");
+  test::WriteWhole(folder_ / "long.txt", pointer + std::string(300, ' '));
+  EXPECT_EQ(Must(Open()).side_files().size(), 2U);
+}
+
   test::WriteWhole(folder_ / "bad\xff" "name", "x");
   ExpectError(Open(), Code::kMalformed, "file-name");
 }
