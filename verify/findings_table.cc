@@ -97,7 +97,6 @@ constexpr auto kKinds = std::to_array<FindingKind>({
     {"index-path", kError, Code::kMalformed, "the index names a path outside the folder", "do not load it; take the index from the original model"},
     {"index-several", kError, Code::kMalformed, "several indexes lie side by side", "keep the one that is meant"},
     {"index-tensor", kError, Code::kFindings, "index and shards disagree on where a tensor lies", "remove the index if the shards are right; then: qwen2-convert {in} {out} --target={target}"},
-    {"index-total", kError, Code::kMalformed, "total_size of the index is no number of bytes", "qwen2-convert {in} {out} --target={target}, or take the original checkpoint"},
     {"index-total-wrong", kNote, Code::kFindings, "total_size of the index is missing or not the sum of the tensors", kConvert},
     {"io", kError, Code::kIo, "reading failed", "check the disk, then run again"},
     {"json", kError, Code::kMalformed, "a JSON file is broken", "take the file from the original model"},
