@@ -26,7 +26,7 @@ constexpr auto kRepairs = std::to_array<Repair>({
     {"names", "names", "tensors are named as the architecture names them", "a wrapper left its prefix, or 'model.' is missing or doubled", kRefused},
     {"derived-buffer", "names", "buffers that the loader computes are left out", "rotary_emb.inv_freq and its kin are stored", kLeft},
     {"bias-declared", "biases", "the config declares the biases that the file has; others of the kind become zero", "they are not zero, and the key that declares them is off", kRefused},
-    {"zero-bias", "biases", "biases of zeros are left out", "the architecture has none there", kLeft},
+    {"zero-bias", "biases", "biases of zeros are left out", "the architecture has none there, or the loaders of the target read none that the config declares", kLeft},
     {"zero-fill", "biases", "biases of zeros are added", "the target builds one on every quantised linear", kLeft},
     {"tied-head", "heads", "a head that repeats the embedding is left out", "config.json ties the two", kLeft},
     {"head-differs", "heads", "tie_word_embeddings becomes false", "it is true, and head and embedding differ", kLeft},
