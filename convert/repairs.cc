@@ -35,7 +35,7 @@ constexpr auto kRepairs = std::to_array<Repair>({
     {"act-order-fold", "channels", "the channels between gate/up and down are put in the order of down's groups", "of the scattered linears only down_proj does not fit the layout", kRefused},
     {"group-split", "layout", "groups are split into smaller ones", "the layout or its loader knows no such size, or --group-size", kRefused},
     {"pad-intermediate", "channels", "gate, up and down get channels of zeros", "--pad-intermediate", kRefused},
-    {"scale-dtype", "layout", "scales change between float16 and bfloat16", "the target's loaders compute in one of them", kLeft},
+    {"scale-dtype", "layout", "scales take the type that the loaders compute in", "theirs is another one, and every value has a place there (else --allow-rounding)", kLeft},
     {"g-idx", "repack", "g_idx is made", "a GPTQ loader needs it and the file has none", kRefused},
     {"config-class", "config", "architectures is written", "it is missing", kLeft},
     {"config-private", "config", "paths and calibration data of the maker are removed", "a config holds some", kLeft},

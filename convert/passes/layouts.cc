@@ -22,7 +22,7 @@ struct Attempt {
 Dtype ScaleDtype(const Plan& plan, const Layout& layout, Dtype dtype) {
   const std::optional<Dtype> wanted = layout.IsDense() || layout.method == "gguf" ? std::nullopt : plan.target.scales;
   const bool settable = std::ranges::any_of(layout.parts, [](const PartCodec& part) { return (part.components & kScales) != 0 && !part.dtype.has_value(); });
-  return wanted.has_value() && settable && dtype != Dtype::kF32 && plan.options.repairs.Wants("scale-dtype") ? *wanted : dtype;
+  return wanted.has_value() && settable && plan.options.repairs.Wants("scale-dtype") ? *wanted : dtype;
 }
 
 const Layout* FloatLayout(Dtype dtype) {
