@@ -123,7 +123,7 @@ struct Plan {
   Json config;                     // the new config.json
   std::optional<Json> quantize_config;  // the new quantize_config.json, where the target wants one
   bool tied = false;               // in the output
-  std::set<std::string> bias_keys;        // keys of config.json that are to declare biases
+  std::map<std::string, bool> bias_keys;  // keys of config.json that declare biases, where they are to change
   std::map<std::string, uint64_t> sizes;  // keys of config.json that padding changes
   bool side_files = true;          // tokenizer and the like go along
   std::vector<ConfigEdit> edits;

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "formats/base/text.h"
+#include "formats/containers/file_kind.h"
 #include "formats/containers/gguf.h"
 #include "formats/containers/safetensors.h"
 #include "formats/containers/torch.h"
@@ -35,6 +36,13 @@ bool EndsWithAny(std::string_view name, const Range& endings) {
 template <typename Range>
 bool IsAny(std::string_view name, const Range& names) {
   return std::ranges::find(names, name) != std::ranges::end(names);
+}
+
+Result<SideFile> ReadSideFile(const Location& location, const std::string& name) {
+  QC_ASSIGN(const InputFile file, location.OpenMember(name));
+  QC_TRY(CheckDownloaded(file));  // a pointer for a tokenizer makes an output that nobody can use
+  constexpr uint32_t kExecutableBits = 0111;
+  return SideFile{name, file.bytes(), (file.stamp().mode & kExecutableBits) != 0};
 }
 
 }  // namespace
@@ -95,13 +103,9 @@ Status Checkpoint::ReadFolder() {
     } else if (EndsWithAny(name, kOtherWeights) || name.ends_with(".py") || name == kUndoName) {
       others.push_back(name);
     } else if (!IsAny(name, kRewritten)) {
-      Result<InputFile> file = location_.OpenMember(name);
-      if (!file.ok()) {
-        QC_TRY(Keep(std::move(file).TakeError()));
-        continue;
-      }
-      constexpr uint32_t kExecutableBits = 0111;
-      side_files_.push_back({name, file.value().bytes(), (file.value().stamp().mode & kExecutableBits) != 0});
+      Result<SideFile> side = ReadSideFile(location_, name);
+      if (side.ok()) side_files_.push_back(std::move(side).value());
+      else QC_TRY(Keep(std::move(side).TakeError()));
     }
   }
   QC_TRY(ReadConfigs());
@@ -138,6 +142,7 @@ Status Checkpoint::ReadConfigs() {
     QC_ASSIGN(const bool exists, location_.dir().Has(std::string(name)));
     if (!exists) return {};
     QC_ASSIGN(const InputFile file, location_.OpenMember(std::string(name)));
+    QC_TRY(CheckDownloaded(file));
     QC_ASSIGN(const std::string text, file.ReadAll(kMaxConfigBytes));
     Result<Json> json = ParseJson(text, JsonNumbers::kAllowNan);
     if (!json.ok()) return std::move(json).TakeError().Within(fmt::format("file '{}'", Escape(file.path())));

@@ -10,19 +10,43 @@ constexpr std::string_view kSnapshots = "snapshots";
 // models--ORG--NAME is the folder of a repository in the cache.
 constexpr std::string_view kModels = "models--";
 constexpr std::string_view kBehindOrg = "--";
+constexpr const char* kMainRevision = "main";
 
+// In the order of huggingface_hub, with the older name that it still reads.
 std::string HubCache() {
-  if (std::string cache = EnvironmentVariable("HF_HUB_CACHE"); !cache.empty()) return cache;
+  for (const char* name : {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"}) {
+    if (std::string cache = EnvironmentVariable(name); !cache.empty()) return cache;
+  }
   if (const std::string home = EnvironmentVariable("HF_HOME"); !home.empty()) return JoinPath(home, "hub");
   if (const std::string cache = EnvironmentVariable("XDG_CACHE_HOME"); !cache.empty()) return JoinPath(cache, "huggingface/hub");
   return JoinPath(HomeFolder(), ".cache/huggingface/hub");
+}
+
+// A repository's folder in the cache -> the folder of a revision's snapshot. `asked`: as the user named it.
+Result<std::string> Snapshot(const std::string& repo_path, const std::string& revision, std::string_view asked) {
+  // A branch or tag is a small file that holds a commit; a commit names its snapshot itself.
+  std::string commit = revision;
+  const Result<Dir> refs = Dir::Open(JoinPath(repo_path, "refs"));
+  if (refs.ok()) {
+    const Result<InputFile> ref = InputFile::Open(refs.value(), revision);
+    if (ref.ok()) {
+      constexpr uint64_t kMaxRef = 256;
+      QC_ASSIGN(commit, ref.value().ReadAll(kMaxRef));
+      while (!commit.empty() && (commit.back() == '\n' || commit.back() == ' ')) commit.pop_back();
+    }
+  }
+  const std::string snapshot = JoinPath(JoinPath(repo_path, std::string(kSnapshots)), commit);
+  if (!IsPlainFileName(commit) || !Dir::Open(snapshot).ok()) {
+    return Usage("hub-missing", "'{}': revision '{}' is not in the Hub cache '{}'; download it first, or give a folder in its {}/", Escape(asked), Escape(revision), Escape(repo_path), kSnapshots);
+  }
+  return snapshot;
 }
 
 // hf://org/name[@revision] -> the snapshot's folder in the cache.
 Result<std::string> ResolveHubName(std::string_view name) {
   const std::string_view whole = name;
   name.remove_prefix(kHubScheme.size());
-  std::string revision = "main";
+  std::string revision = kMainRevision;
   if (const size_t at = name.find('@'); at != std::string_view::npos) {
     revision = name.substr(at + 1);
     name = name.substr(0, at);
@@ -38,22 +62,7 @@ Result<std::string> ResolveHubName(std::string_view name) {
   if (!repo.ok()) {
     return Usage("hub-missing", "'{}' is not in the Hub cache: no folder '{}'; download it first, or set HF_HUB_CACHE", Escape(whole), Escape(repo_path));
   }
-  // A branch or tag is a small file that holds a commit; a commit names its snapshot itself.
-  std::string commit = revision;
-  const Result<Dir> refs = Dir::Open(JoinPath(repo_path, "refs"));
-  if (refs.ok()) {
-    const Result<InputFile> ref = InputFile::Open(refs.value(), revision);
-    if (ref.ok()) {
-      constexpr uint64_t kMaxRef = 256;
-      QC_ASSIGN(commit, ref.value().ReadAll(kMaxRef));
-      while (!commit.empty() && (commit.back() == '\n' || commit.back() == ' ')) commit.pop_back();
-    }
-  }
-  const std::string snapshot = JoinPath(JoinPath(repo_path, std::string(kSnapshots)), commit);
-  if (!IsPlainFileName(commit) || !Dir::Open(snapshot).ok()) {
-    return Usage("hub-missing", "'{}': revision '{}' is not in the Hub cache '{}'; download it first", Escape(whole), Escape(revision), Escape(repo_path));
-  }
-  return snapshot;
+  return Snapshot(repo_path, revision, whole);
 }
 
 }  // namespace
@@ -62,6 +71,8 @@ Result<Location> Location::Open(const std::string& path, Links links) {
   std::string folder = path;
   if (path.starts_with(kHubScheme)) {
     QC_ASSIGN(folder, ResolveHubName(path));
+  } else if (BaseName(AbsolutePath(path)).starts_with(kModels) && Dir::Open(JoinPath(path, std::string(kSnapshots))).ok()) {
+    QC_ASSIGN(folder, Snapshot(path, kMainRevision, path));
   }
   QC_ASSIGN(Dir dir, Dir::Open(folder));
   std::optional<Dir> blobs;
@@ -94,7 +105,8 @@ Result<InputFile> Location::OpenMember(const std::string& name) const {
   }
   Result<InputFile> file = InputFile::Open(*blobs_, BaseName(target));
   if (!file.ok()) return std::move(file).TakeError().Within(fmt::format("file '{}'", Escape(dir_.PathOf(name))));
-  return file;
+  // Nobody knows a blob by its digest.
+  return std::move(file).value().Called(dir_.PathOf(name));
 }
 
 }  // namespace q2c

@@ -1,5 +1,5 @@
-// Where a checkpoint lies: a folder, a snapshot folder of a Hub cache, or a Hub name
-// that is looked up in the cache of this machine. Never the network.
+// Where a checkpoint lies: a folder, a snapshot folder of a Hub cache, the folder of a repository
+// in it, or a Hub name that is looked up in the cache of this machine. Never the network.
 #pragma once
 
 #include <optional>
@@ -11,8 +11,9 @@ namespace q2c {
 
 class Location {
  public:
-  // `path` is a folder or hf://org/name[@revision]; the latter is found through
-  // HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub.
+  // `path` is a folder or hf://org/name[@revision]; the latter is found through HF_HUB_CACHE, else
+  // HUGGINGFACE_HUB_CACHE, HF_HOME/hub, XDG_CACHE_HOME/huggingface/hub or ~/.cache/huggingface/hub.
+  // Of a folder models--ORG--NAME with snapshots the one of `main` is meant.
   // Errors: kUsage "no-folder", "hub-name", "hub-missing".
   static Result<Location> Open(const std::string& path, Links links);
 

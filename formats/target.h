@@ -56,7 +56,7 @@ struct Target {
   bool mixed_layouts = false;          // each linear takes the first that holds it; else all take the same
   Container container = Container::kSafetensors;
   std::string metadata_format = "pt";  // of a safetensors file
-  std::optional<Dtype> scales;         // the type of 16-bit scales that the loaders compute in; none: either
+  std::optional<Dtype> scales;         // the type of the scales that the loaders compute in; none: any
   bool quantised_head = false;         // its loaders read a quantised lm_head
   std::vector<FloatRule> floats;       // the first that fits; none: as they are
   std::string warning;                 // said with every plan

@@ -153,6 +153,11 @@ std::optional<LinearTask> Comparison::Take(const StoredLinear& linear) {
   return Task(found->second.get());
 }
 
+bool Comparison::Rounds(const StoredLinear& linear) const {
+  const auto found = work_.find({linear.name, linear.first_output});
+  return found != work_.end() && found->second->claim->exactness == "rounded";
+}
+
 Status Comparison::CompareRest(const RunOptions& options, FingerprintPass* fingerprint, std::vector<Error>* findings) {
   // What is reordered is read whole in one direction: few at a time, to bound the memory.
   constexpr unsigned kFew = 2;

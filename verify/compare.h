@@ -40,6 +40,8 @@ class Comparison {
   // The linear of the source, as a task that compares both sides; nothing if the manifest has
   // none under that name that begins with that output, or has it with other channels. Each linear once.
   std::optional<LinearTask> Take(const StoredLinear& linear);
+  // Is what became of that linear said to be rounded?
+  bool Rounds(const StoredLinear& linear) const;
   // Compares those that nobody took; `fingerprint`, if there is one, watches what was written.
   // Mismatches are added to `findings`; errors are those of reading.
   Status CompareRest(const RunOptions& options, FingerprintPass* fingerprint, std::vector<Error>* findings);

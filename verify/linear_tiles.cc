@@ -140,7 +140,7 @@ Status LinearTiles::ReadTile(uint64_t first_input, uint64_t inputs) {
   return {};
 }
 
-void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, float* panel) const {
+void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, float* panel, bool stored_offsets) const {
   const uint64_t outputs = tile_.outputs;
   const uint64_t count = std::min(kPanelOutputs, outputs - column);
   if (dense()) {
@@ -152,6 +152,7 @@ void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, fl
     }
     return;
   }
+  const bool zeros = whole_zeros_ && !stored_offsets;
   std::array<float, kPanelOutputs> scales = {};
   std::array<float, kPanelOutputs> others = {};  // zero points or offsets
   std::array<uint8_t, kPanelOutputs> narrow = {};
@@ -161,7 +162,7 @@ void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, fl
       const uint64_t at = GroupOf(input) * outputs + column;
       for (uint64_t n = 0; n < count; ++n) {
         scales[n] = std::bit_cast<float>(parameters_.scales[at + n]);
-        others[n] = whole_zeros_ ? static_cast<float>(parameters_.zeros[at + n]) : std::bit_cast<float>(parameters_.offsets[at + n]);
+        others[n] = zeros ? static_cast<float>(parameters_.zeros[at + n]) : std::bit_cast<float>(parameters_.offsets[at + n]);
       }
     }
     const uint8_t* codes = codes_.data() + (first + k) * outputs + column;
@@ -169,7 +170,7 @@ void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, fl
       std::copy_n(codes, count, narrow.data());
       codes = narrow.data();
     }
-    (whole_zeros_ ? Dequantise : DequantiseOffsets)(codes, scales.data(), others.data(), panel + k * kPanelOutputs);
+    (zeros ? Dequantise : DequantiseOffsets)(codes, scales.data(), others.data(), panel + k * kPanelOutputs);
   }
 }
 

@@ -31,6 +31,7 @@ void RunPanels(const LinearTiles& tiles, const LinearTask::Side& side, StripWatc
       tiles.FillPanel(column, first, inputs, panel);
       if (watch != nullptr) watch->Panel(column, inputs, panel);
       if (side.x == nullptr) continue;
+      if (side.stored_offsets && tiles.whole_zeros() && !tiles.parameters().offsets.empty()) tiles.FillPanel(column, first, inputs, panel, true);
       AddProduct(side.x->data.data() + tile.first_input + first, side.x->stride, side.x->count, panel, inputs, side.y->data.data() + tile.first_output + column, side.y->stride);
     }
   }

@@ -58,6 +58,9 @@ struct LinearTask {
     // Makes the watch of one strip, from any thread; may be empty.
     std::function<std::unique_ptr<StripWatch>(uint64_t first_output)> watch = nullptr;
     ChannelView view = {};    // for a check, which sees the same channels on both sides
+    // Multiply with offsets as they are stored, as a loader does, even where they are whole zero
+    // points but for their rounding. A watch sees the zero points all the same.
+    bool stored_offsets = false;
   };
   std::vector<Side> sides;  // without a check they may have more or fewer channels than each other
   // Told of every strip before any runs; may be empty.

@@ -69,9 +69,15 @@ class Watch final : public ForwardWatch {
 
   void Begin(const std::string& linear, LinearTask* task) override {
     if (fingerprint_ != nullptr) fingerprint_->Watch(&task->sides[1]);
+    if (comparison_ == nullptr) {  // nothing is claimed to be equal: both as their loaders compute
+      for (LinearTask::Side& side : task->sides) side.stored_offsets = true;
+      return;
+    }
     const auto found = source_.linears.find(linear);
-    if (comparison_ == nullptr || found == source_.linears.end() || !found->second.quantised()) return;
-    std::optional<LinearTask> check = comparison_->Take(Stored(source_, found->second));
+    if (found == source_.linears.end() || !found->second.quantised()) return;
+    const StoredLinear stored = Stored(source_, found->second);
+    task->sides[1].stored_offsets = comparison_->Rounds(stored);
+    std::optional<LinearTask> check = comparison_->Take(stored);
     if (!check.has_value()) return;
     const StoredLinear& meant = check->sides[1].linear;
     const StoredLinear& read = task->sides[1].linear;
@@ -170,6 +176,7 @@ std::vector<ForwardSide> SidesOf(const Model& source, const Model* output, const
 void Score(const Setup& setup, const std::vector<ForwardSide>& sides, const std::vector<Rows>& logits, ForwardReport* report) {
   if (setup.text.size() < 2 || logits.empty()) return;
   TextScore score = setup.score;
+  score.vocabulary_size = logits[0].width;
   score.loss = Loss(logits[0], setup.prompt.size(), setup.text);
   if (!sides.back().reading.empty()) {
     score.other_reading = sides.back().reading;
@@ -279,7 +286,7 @@ Status ProvePass(const Model& source, const Model& output, Comparison* compariso
                                        report.first_difference.empty() ? "an unknown place" : report.first_difference, report.logits.largest_error, report.logits.largest_value));
   }
   if (report.text.has_value() && !report.text->other_reading.empty() && report.text->decides() && report.text->other_loss < report.text->loss) {
-    proof->findings.push_back(Mismatch("zeros-contradicted", "a real text is likelier with the zero points read as {} (loss {:.3f}) than as they were read (loss {:.3f}); see --zeros", report.text->other_reading,
+    proof->findings.push_back(Mismatch("zeros-contradicted", "a real text is likelier with the zero points read as {} (loss {:.3f}) than as they were read (loss {:.3f}); see --zeros; if you know better than the text, --verify=exact does not ask it", report.text->other_reading,
                                        report.text->other_loss, report.text->loss));
   }
   proof->forward = std::move(passed).value();

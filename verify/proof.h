@@ -2,6 +2,7 @@
 // sides, on the same tiles. And the forward pass of one checkpoint alone.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <string>
@@ -28,9 +29,13 @@ struct TextScore {
   double loss = 0;           // mean negative log-likelihood of each token after the first
   std::string other_reading;  // "gptq-v2": the other convention of zero points, where that is contested
   double other_loss = 0;
-  // Do the two say which reading is right?
-  bool decides() const { return std::abs(loss - other_loss) > kDecisive; }
+  uint64_t vocabulary_size = 0;
+  // Do the two say which reading is right? Only of a model that knows the text at all: one that
+  // guesses has a loss of about ln(vocabulary) either way (random weights, another tokenizer), and
+  // which of two guesses is luckier says nothing.
+  bool decides() const { return std::abs(loss - other_loss) > kDecisive && std::min(loss, other_loss) < std::log(static_cast<double>(vocabulary_size)) - kBelowGuessing; }
   static constexpr double kDecisive = 0.05;
+  static constexpr double kBelowGuessing = 1;  // e times as likely as a guess; over the bundled texts of 64 tokens chance strays by about a tenth of it
 };
 
 struct ForwardReport {

@@ -1,6 +1,7 @@
 #include "convert/passes/passes.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "formats/base/text.h"
@@ -50,9 +51,21 @@ Status DeclareBiases(Plan* plan) {
                      Escape(name + ".bias"), size.nonzero, linear.expected.out_features, size.LargestText(), plan->target.name, linear.expected.bias_key, TargetsThatRead(model, name));
     }
     QC_TRY(plan->Wants("bias-declared", name + ".bias"));
-    plan->bias_keys.insert(linear.expected.bias_key);
+    plan->bias_keys[linear.expected.bias_key] = true;
   }
   return {};
+}
+
+// A key that declares biases none of which the loaders read: zeros by now, since others were
+// refused. A strict loader stops at each of them, so they go, and what declares them with them.
+void TakeBackBiases(Plan* plan) {
+  std::map<std::string, bool> read;
+  for (const auto& [name, linear] : plan->model->linears) {
+    if (linear.expected.bias && !linear.expected.bias_key.empty()) read[linear.expected.bias_key] |= plan->target.ReadsDeclaredBias(plan->model->architecture.model_type, name);
+  }
+  for (const auto& [key, any] : read) {
+    if (!any && plan->options.repairs.Wants("zero-bias")) plan->bias_keys[key] = false;
+  }
 }
 
 // Of an architecture that is not known every bias stays; that some are zeros is worth a word.
@@ -77,15 +90,18 @@ Status PassBiases(Plan* plan) {
   const Checkpoint& checkpoint = *model.checkpoint;
   std::set<std::string> stripped;
   QC_TRY(DeclareBiases(plan));
+  TakeBackBiases(plan);
   for (const auto& [name, linear] : model.linears) {
     const bool wanted_by_loader = plan->target.biases == BiasPolicy::kEveryQuantised && linear.quantised() && linear.expected.in_block;  // an embedding that MLX quantised becomes float
     const std::optional<TensorIndex> bias = linear.Part("bias");
     const std::string bias_name = name + ".bias";
-    if (plan->bias_keys.contains(linear.expected.bias_key)) {
+    const auto key = plan->bias_keys.find(linear.expected.bias_key);
+    const bool changes = key != plan->bias_keys.end();
+    if (changes && key->second) {
       if (!bias.has_value()) plan->tensors.push_back(ZeroBias(linear, bias_name, fmt::format("{} declares one here too, and the source has none", linear.expected.bias_key)));
       continue;
     }
-    if (linear.expected.bias) {
+    if (linear.expected.bias && !changes) {
       if (bias.has_value()) continue;
       return Malformed("bias-missing", "tensor '{}' is missing; the architecture needs it and it cannot be invented: take it from the original model", Escape(bias_name));
     }
@@ -97,7 +113,8 @@ Status PassBiases(Plan* plan) {
       }
       if (wanted_by_loader || !plan->Makes("zero-bias", bias_name)) continue;
       stripped.insert(bias_name);
-      plan->dropped.push_back({*bias, bias_name, "zero-bias", fmt::format("all {} values are zero and {} has no bias there; newer loaders report it as unused", linear.expected.out_features, model.class_name), {}});
+      const std::string who = changes ? "the loader has no bias there" : fmt::format("{} has no bias there; newer loaders report it as unused", model.class_name);
+      plan->dropped.push_back({*bias, bias_name, "zero-bias", fmt::format("all {} values are zero and {}", linear.expected.out_features, who), {}});
     } else if (wanted_by_loader && plan->Makes("zero-fill", bias_name)) {
       plan->tensors.push_back(ZeroBias(linear, bias_name, "this loader builds a bias on every quantised linear and leaves it uninitialised (NaN) where the file has none"));
     }

@@ -149,7 +149,9 @@ Status PassConfig(Plan* plan) {
   if (cache != nullptr && cache->AsBool() == std::optional(false)) editor.As("config-cache").Set("use_cache", Json::Bool(true), "training turned it off; without it generation computes every token anew");
   EditWindow(&editor.As("config-window"));
   QC_TRY(MoveGeneration(plan, &editor.As("config-generation")));
-  for (const std::string& key : plan->bias_keys) editor.As("bias-declared").Set(key, Json::Bool(true), "the file has such biases, and they are not zero");
+  for (const auto& [key, declared] : plan->bias_keys) {
+    editor.As(declared ? "bias-declared" : "zero-bias").Set(key, Json::Bool(declared), declared ? "the file has such biases, and they are not zero" : "those that it declares are zero, and the loader has none");
+  }
   for (const auto& [key, size] : plan->sizes) editor.As("pad-intermediate").Set(key, Json::Integer(size), "as many channels as gate, up and down have now");
   QC_TRY(EditDtype(plan, &editor.As("config-dtype")));
   QC_TRY(EditRope(*plan, &editor.As("config-rope")));

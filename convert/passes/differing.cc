@@ -126,23 +126,39 @@ Json DynamicOf(const Plan& plan, const Survey& usual) {
   return dynamic;
 }
 
-std::string TargetsThatHold(const Model& model) {
+std::optional<uint64_t> GroupSizeIn(const LayoutRule& rule, const QuantTraits& traits, std::optional<uint64_t> asked, std::string* refusal) {
+  const QuantShape& shape = traits.shape;
+  const std::vector<uint64_t>& allowed = rule.group_sizes;
+  if (!asked.has_value() || rule.layout->IsDense() || *asked == shape.group_size) return rule.layout->GroupSizeFor(shape, allowed);
+  const uint64_t wanted[] = {*asked};
+  const bool known = allowed.empty() || std::ranges::find(allowed, *asked) != allowed.end();
+  if (traits.act_order) *refusal = "its inputs are scattered over the groups (act-order), which cannot be split then";
+  else if (shape.group_size % *asked != 0 || shape.in_features % *asked != 0) *refusal = fmt::format("its groups of {} cannot be split into groups of {} (--group-size)", shape.group_size, *asked);
+  else if (!known) *refusal = fmt::format("the loader knows groups of {}, not of {} (--group-size)", fmt::join(allowed, ", "), *asked);
+  if (!refusal->empty()) return std::nullopt;
+  return rule.layout->GroupSizeFor(shape, wanted);
+}
+
+std::string TargetsThatHold(const Model& model, std::optional<uint64_t> group_size) {
   std::vector<std::string> names;
   const PerModule need = NeedOf(model);
   for (const std::string& name : TargetNames()) {
     const Result<Target> target = FindTarget(name);
     if (!target.ok()) continue;
     const bool refused = target.value().RefusesArchitecture(model.architecture.model_type) != nullptr;
-    const auto holds = [&](const Linear& linear) {
-      return std::ranges::any_of(target.value().layouts, [&](const LayoutRule& rule) {
-        const bool rounds = rule.layout->rounds != nullptr && !linear.traits.symmetric && rule.layout->method != "gguf";
-        return !rounds && rule.per_module >= need && !rule.Refuses(linear.traits).has_value() && rule.layout->GroupSizeFor(linear.traits.shape, rule.group_sizes).has_value();
-      });
+    const auto takes = [&](const LayoutRule& rule, const Linear& linear) {
+      if (!linear.quantised()) return true;
+      const bool rounds = rule.layout->rounds != nullptr && !linear.traits.symmetric && rule.layout->method != "gguf";
+      std::string refusal;
+      return !rule.on_request && !rounds && rule.per_module >= need && !rule.Refuses(linear.traits).has_value() && GroupSizeIn(rule, linear.traits, group_size, &refusal).has_value();
     };
-    const bool all = std::ranges::all_of(model.linears, [&](const auto& entry) { return !entry.second.quantised() || holds(entry.second); });
-    if (all && !refused && !name.starts_with("dense-")) names.push_back(name);
+    const std::vector<LayoutRule>& rules = target.value().layouts;
+    const bool each = std::ranges::all_of(model.linears, [&](const auto& entry) { return std::ranges::any_of(rules, [&](const LayoutRule& rule) { return takes(rule, entry.second); }); });
+    const bool all = std::ranges::any_of(rules, [&](const LayoutRule& rule) { return std::ranges::all_of(model.linears, [&](const auto& entry) { return takes(rule, entry.second); }); });
+    if ((target.value().mixed_layouts ? each : all) && !refused && !name.starts_with("dense-")) names.push_back(name);
   }
-  return names.empty() ? "no target holds it as it is; --target=dense-fp32 holds its values" : "targets that hold it: " + Join(names, ", ");
+  if (!names.empty()) return "targets that hold it: " + Join(names, ", ");
+  return group_size.has_value() ? fmt::format("no target holds it in groups of {}; leave --group-size out, or choose a size that divides the groups", *group_size) : "no target holds it as it is; --target=dense-fp32 holds its values";
 }
 
 Status CheckPerModule(const Plan& plan) {
@@ -152,7 +168,7 @@ Status CheckPerModule(const Plan& plan) {
   if (std::ranges::find(plan.target.layouts, layout, &LayoutRule::layout)->per_module >= need) return {};
   return Refused("quant-mixed", "{}, but the loaders of target '{}' take {}; {}", Difference(plan, need), plan.target.name,
                  need == PerModule::kFloats ? fmt::format("in '{}' a module as float only if it is so in every layer", layout->name) : fmt::format("in '{}' one number of bits and one group size for all", layout->name),
-                 TargetsThatHold(*plan.model));
+                 TargetsThatHold(*plan.model, plan.options.group_size));
 }
 
 }  // namespace q2c

@@ -22,21 +22,7 @@ struct Attempt {
 Dtype ScaleDtype(const Plan& plan, const Layout& layout, Dtype dtype) {
   const std::optional<Dtype> wanted = layout.IsDense() || layout.method == "gguf" ? std::nullopt : plan.target.scales;
   const bool settable = std::ranges::any_of(layout.parts, [](const PartCodec& part) { return (part.components & kScales) != 0 && !part.dtype.has_value(); });
-  return wanted.has_value() && settable && dtype != Dtype::kF32 && plan.options.repairs.Wants("scale-dtype") ? *wanted : dtype;
-}
-
-// The group size in the output, --group-size included; nothing if there is none.
-std::optional<uint64_t> SizeFor(const Plan& plan, const Layout& layout, const QuantTraits& traits, std::span<const uint64_t> allowed, std::string* refusal) {
-  const QuantShape& shape = traits.shape;
-  const std::optional<uint64_t> asked = plan.options.group_size;
-  if (!asked.has_value() || layout.IsDense() || *asked == shape.group_size) return layout.GroupSizeFor(shape, allowed);
-  const uint64_t wanted[] = {*asked};
-  const bool known = allowed.empty() || std::ranges::find(allowed, *asked) != allowed.end();
-  if (traits.act_order) *refusal = "its inputs are scattered over the groups (act-order), which cannot be split then";
-  else if (shape.group_size % *asked != 0 || shape.in_features % *asked != 0) *refusal = fmt::format("its groups of {} cannot be split into groups of {} (--group-size)", shape.group_size, *asked);
-  else if (!known) *refusal = fmt::format("the loader knows groups of {}, not of {} (--group-size)", fmt::join(allowed, ", "), *asked);
-  if (!refusal->empty()) return std::nullopt;
-  return layout.GroupSizeFor(shape, wanted);
+  return wanted.has_value() && settable && plan.options.repairs.Wants("scale-dtype") ? *wanted : dtype;
 }
 
 const Layout* FloatLayout(Dtype dtype) {
@@ -97,7 +83,7 @@ Result<Attempt> Try(const Plan& plan, const std::string& name, const Linear& lin
     return attempt;
   }
   const QuantShape& shape = linear.traits.shape;
-  const std::optional<uint64_t> size = SizeFor(plan, layout, traits, rule.group_sizes, &attempt.refusal);
+  const std::optional<uint64_t> size = GroupSizeIn(rule, traits, plan.options.group_size, &attempt.refusal);
   if (!attempt.refusal.empty()) return attempt;
   if (!size.has_value()) {
     const auto known = [](std::span<const uint64_t> sizes) { return sizes.empty() ? std::string("any") : fmt::format("{}", fmt::join(sizes, ", ")); };
@@ -147,9 +133,9 @@ std::string Likewise(const std::vector<std::string>& names) {
 constexpr std::string_view kScatteredAdvice =
     " (a scattered down_proj alone could be put in order, its inputs being nothing but outputs of gate_proj and up_proj; for the others keep GPTQ, or quantise again with desc_act false or static groups)";
 
-Error CannotHold(const Model& model, const std::string& refusal, bool only_rounding) {
+Error CannotHold(const Plan& plan, const std::string& refusal, bool only_rounding) {
   if (only_rounding) return Refused("rounding", "{}; add --allow-rounding to accept that, the report then says how much", refusal);
-  return Refused("layout-cannot-hold", "{}; {}", refusal, TargetsThatHold(model));
+  return Refused("layout-cannot-hold", "{}; {}", refusal, TargetsThatHold(*plan.model, plan.options.group_size));
 }
 
 // Notes on what the zero points showed.
@@ -227,7 +213,7 @@ Status PassLayouts(Plan* plan) {
         }
         refuse(name, rule, attempt, {name});
       }
-      if (!plan->linears.contains(name)) return CannotHold(model, first_refusal, only_rounding);
+      if (!plan->linears.contains(name)) return CannotHold(*plan, first_refusal, only_rounding);
     }
     QC_TRY(NoteRepairs(plan));
     return NoteZeros(model, plan);
@@ -254,7 +240,7 @@ Status PassLayouts(Plan* plan) {
     }
     refuse(refused->first, rule, refused->second, all_refused);
   }
-  if (plan->linears.empty()) return CannotHold(model, first_refusal, only_rounding);
+  if (plan->linears.empty()) return CannotHold(*plan, first_refusal, only_rounding);
   if (!first_refusal.empty()) {
     plan->notes.push_back({"layout", fmt::format("written as '{}', because {}", plan->linears.begin()->second.layout->name, first_refusal)});
   }

@@ -43,8 +43,11 @@ const PlannedLinear& FirstQuantised(const Plan& plan);  // there is one
 // What a config says of one linear: the group size of the others where it fits as well, -1 for one group.
 int64_t SaidGroupSize(const PlannedLinear& linear, int64_t usual);
 
-// "targets that hold it: awq, gguf": whose loaders could take every linear without rounding.
-std::string TargetsThatHold(const Model& model);
+// The group size of a linear in the layout, of `asked` (--group-size) where there is one; nothing if
+// there is none. `refusal` says why where it is because of what was asked.
+std::optional<uint64_t> GroupSizeIn(const LayoutRule& rule, const QuantTraits& traits, std::optional<uint64_t> asked, std::string* refusal);
+// "targets that hold it: awq, gguf": whose loaders could take every linear without rounding, in groups as asked for.
+std::string TargetsThatHold(const Model& model, std::optional<uint64_t> group_size);
 // Errors: kRefused "quant-mixed" where linears differ in what the target's loaders take as one for all.
 Status CheckPerModule(const Plan& plan);
 // The linears that differ from the others, in the words of GPTQModel; empty if none does.

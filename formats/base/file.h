@@ -104,6 +104,12 @@ class InputFile {
   // and Links::kRefuse); else by errno.
   static Result<InputFile> Open(const Dir& dir, const std::string& name, Links links = Links::kRefuse);
 
+  // The same under another name in messages: that of the link through which it was found.
+  InputFile Called(std::string path) && {
+    path_ = std::move(path);
+    return std::move(*this);
+  }
+
   const std::string& path() const { return path_; }
   uint64_t bytes() const { return stamp_.bytes; }
   const FileStamp& stamp() const { return stamp_; }

@@ -9,7 +9,8 @@ namespace q2c {
 namespace {
 
 // A Git LFS pointer (git-lfs.com/spec) says which file should be in its place.
-std::string DescribeLfsPointer(std::string_view text) {
+std::optional<std::string> LfsPointer(std::string_view text) {
+  if (!text.starts_with("version https://git-lfs")) return std::nullopt;
   const auto after = [&](std::string_view key) {
     const size_t at = text.find(key);
     if (at == std::string_view::npos) return std::string_view("?");
@@ -37,11 +38,18 @@ std::optional<std::string> KnownKind(std::string_view head) {
       Kind{"<?xml", "an XML document: the download was answered with an error"},
       Kind{"<Error", "an XML document: the download was answered with an error"},
   };
-  if (head.starts_with("version https://git-lfs")) return DescribeLfsPointer(head);
+  if (std::optional<std::string> pointer = LfsPointer(head)) return pointer;
   for (const Kind& kind : kKinds) {
     if (head.starts_with(kind.start)) return std::string(kind.name);
   }
   return std::nullopt;
+}
+
+Status CheckDownloaded(const InputFile& file) {
+  if (file.bytes() > kKindBytes) return {};
+  QC_ASSIGN(const std::string text, file.ReadAll(kKindBytes));
+  const std::optional<std::string> pointer = LfsPointer(text);
+  return pointer.has_value() ? Malformed("file-type", "file '{}': this is {}", Escape(file.path()), *pointer) : Status();
 }
 
 }  // namespace q2c

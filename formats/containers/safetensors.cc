@@ -156,8 +156,7 @@ Result<SafetensorsHeader> ParseSafetensorsHeader(ByteView head, uint64_t file_by
 
 Result<SafetensorsHeader> ReadSafetensorsHeader(const InputFile& file) {
   const auto within = [&](Error error) { return std::move(error).Within(fmt::format("file '{}'", Escape(file.path()))); };
-  constexpr uint64_t kPointerBytes = 256;  // of a Git LFS pointer, at most
-  std::vector<std::byte> head(std::min<uint64_t>(file.bytes(), kPointerBytes));
+  std::vector<std::byte> head(std::min(file.bytes(), kKindBytes));
   QC_TRY(file.ReadAt(0, head));
   if (head.size() >= 8) {
     const auto header_bytes = Load<uint64_t>(head.data());

@@ -7,7 +7,7 @@
     helper.py halves FOLDER TENSOR DTYPE INDEX HEX  sets the 16 bits of an element, calls the type F16 or BF16
     helper.py quantised-head FOLDER               puts a copy of layer 0's up_proj in the place of the head
     helper.py swap-merges FOLDER                  swaps the first two merges in tokenizer.json
-    helper.py add-tensor FILE NAME [COUNT]        adds an F16 tensor of 4 ones, or as many as said, to a safetensors file
+    helper.py add-tensor FILE NAME [COUNT [HEX]]  adds an F16 tensor of 4 ones, or as many halves as said, to a safetensors file
     helper.py scatter FIXTURE FOLDER              a fixture of which only down_proj is scattered over its groups
     helper.py differ CHECKPOINT HOW FOLDER NAME...  a copy in which these linears, of 4 bits and symmetric, are float or have 8 bits
     helper.py set FILE KEY VALUE...               sets keys of a JSON file
@@ -52,8 +52,8 @@ def wide(folder):
     made.write(pathlib.Path(folder), 4, 128, True)
 
 
-def add_tensor(path, name, count=4):
-    edit_tensors(pathlib.Path(path), lambda tensors: tensors.update({name: ("F16", [int(count)], b"\0\x3c" * int(count))}))
+def add_tensor(path, name, count=4, bits="3c00"):
+    edit_tensors(pathlib.Path(path), lambda tensors: tensors.update({name: ("F16", [int(count)], int(bits, 16).to_bytes(2, "little") * int(count))}))
 
 
 def scatter(fixture, folder):

@@ -70,10 +70,21 @@ TEST_F(CheckpointTest, IndexesThatLie) {
   expect(R"({"a": 1})", Code::kMalformed, "index-map", {"'a'"});
   expect("[]", Code::kMalformed, "index-map", {});
   expect(R"({"a": "s1.safetensors", "a": "s2.safetensors"})", Code::kMalformed, "json-duplicate-key", {});
-  Index(kMap, R"({"total_size": "9"})");
-  ExpectError(Open(), Code::kMalformed, "index-total");
-  Index(kMap, R"({"total_size": 10})");
-  EXPECT_TRUE(HasNote(Must(Open()), "index-total-wrong"));
+}
+
+// Loaders pass over it; what we write has the sum of the tensors.
+TEST_F(CheckpointTest, AnyTotalSizeThatIsNotTheSumIsWorthANote) {
+  TwoShards();
+  for (const char* said : {"10", "null", "-5", "9.5", "\"9\"", "\"abc\"", "[]", "1180591620717411303424"}) {
+    Index(kMap, fmt::format(R"({{"total_size": {}}})", said));
+    EXPECT_TRUE(HasNote(Must(Open()), "index-total-wrong")) << said;
+  }
+  for (const char* metadata : {"{}", "null", "[]"}) {
+    Index(kMap, metadata);
+    EXPECT_TRUE(HasNote(Must(Open()), "index-total-wrong")) << metadata;
+  }
+  Index(kMap, R"({"total_size": 9})");
+  EXPECT_TRUE(Must(Open()).notes().empty());
 }
 
 TEST_F(CheckpointTest, FilesBesideTheIndex) {
@@ -132,6 +143,27 @@ TEST_F(CheckpointTest, SideFilesAndWhatIsNotCarriedOver) {
   EXPECT_EQ(checkpoint.side_files()[1].bytes, 5U);
   EXPECT_FALSE(checkpoint.side_files()[1].executable);
   EXPECT_TRUE(HasNote(checkpoint, "unmanaged"));
+}
+
+TEST_F(CheckpointTest, LfsPointersAreNoFilesToGoAlong) {
+  Shard("model.safetensors", {"a"});
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + std::string(64, '4') + "\nsize 7031645\n";
+  for (const char* name : {"tokenizer.json", "merges.txt", "vocab.json", "config.json", "quantize_config.json"}) {
+    test::WriteWhole(folder_ / name, pointer);
+    ExpectError(Open(), Code::kMalformed, "file-type", {name, "git lfs pull", "7031645 bytes"});
+    Defects defects;
+    Must(Checkpoint::Open(folder_.path(), Links::kRefuse, &defects));
+    ASSERT_EQ(defects.size(), 1U) << name;
+    EXPECT_EQ(defects[0].id, "file-type") << name;
+    std::filesystem::remove(folder_ / name);
+  }
+  test::WriteWhole(folder_ / "model.safetensors.index.json", pointer);
+  ExpectError(Open(), Code::kMalformed, "file-type", {"model.safetensors.index.json", "git lfs pull"});
+  std::filesystem::remove(folder_ / "model.safetensors.index.json");
+  // What only speaks of one is none.
+  test::WriteWhole(folder_ / "notes.txt", "how to read: version https://git-lfs.github.com/spec/v1");
+  test::WriteWhole(folder_ / "long.txt", pointer + std::string(300, ' '));
+  EXPECT_EQ(Must(Open()).side_files().size(), 2U);
 }
 
 TEST_F(CheckpointTest, WhatCannotBeReadAsAFile) {

@@ -77,13 +77,39 @@ TEST_F(LocationTest, HubNames) {
   ExpectError(Location::Open(folder_ / "absent", Links::kRefuse), Code::kUsage, "no-folder");
 }
 
+// huggingface_hub's: each one set hides those behind it.
 TEST_F(LocationTest, CacheFoldersInTheirOrder) {
   ::unsetenv("HF_HUB_CACHE");
-  ::setenv("HF_HOME", folder_.path().c_str(), 1);
-  EXPECT_EQ(RealPath(Must(Location::Open("hf://org/name", Links::kRefuse)).dir().path()), snapshot_);
-  ::setenv("HF_HUB_CACHE", (folder_ / "elsewhere").c_str(), 1);
-  ExpectError(Location::Open("hf://org/name", Links::kRefuse), Code::kUsage, "hub-missing");
-  ::unsetenv("HF_HOME");
+  const std::string hub = folder_ / "hub";
+  std::filesystem::create_directories(folder_ / "xdg/huggingface");
+  std::filesystem::create_symlink(hub, folder_ / "xdg/huggingface/hub");
+  const std::vector<std::pair<const char*, std::string>> variables = {
+      {"XDG_CACHE_HOME", folder_ / "xdg"}, {"HF_HOME", folder_.path()}, {"HUGGINGFACE_HUB_CACHE", hub}, {"HF_HUB_CACHE", hub}};
+  for (const auto& [name, value] : variables) {
+    ::setenv(name, value.c_str(), 1);
+    EXPECT_EQ(RealPath(Must(Location::Open("hf://org/name", Links::kRefuse)).dir().path()), snapshot_) << name;
+    ::setenv(name, (folder_ / "elsewhere").c_str(), 1);
+    ExpectError(Location::Open("hf://org/name", Links::kRefuse), Code::kUsage, "hub-missing", {"elsewhere"});
+  }
+  for (const auto& [name, value] : variables) ::unsetenv(name);
+}
+
+TEST_F(LocationTest, ARepositorysFolderMeansMain) {
+  for (const std::string& path : {repo_, repo_ + "/"}) {
+    const Location location = Must(Location::Open(path, Links::kRefuse));
+    EXPECT_EQ(RealPath(location.dir().path()), snapshot_);
+    EXPECT_EQ(location.HubName(), "org/name");
+    Must(location.OpenMember("good"));
+  }
+  std::filesystem::remove(repo_ + "/refs/main");
+  ExpectError(Location::Open(repo_, Links::kRefuse), Code::kUsage, "hub-missing", {"'main'", "snapshots/"});
+}
+
+TEST_F(LocationTest, MessagesNameTheFileAndNotItsBlob) {
+  const Location location = Must(Location::Open(snapshot_, Links::kRefuse));
+  const Result<std::string> read = Must(location.OpenMember("good")).ReadAll(1);
+  ExpectError(read, Code::kMalformed, "file-size", {"snapshots/c0ffee/good"});
+  EXPECT_EQ(read.error().message.find("blobs"), std::string::npos) << read.error().message;
 }
 
 }  // namespace

@@ -134,5 +134,27 @@ TEST(TargetTest, NothingInCommonIsAConflict) {
   ExpectError(CombineTargets({Must(FindTarget("dense-fp16")), Must(FindTarget("dense-fp32"))}), Code::kRefused, "target-conflict", {"float"});
 }
 
+TEST(TargetTest, DeclaredBiasesThatLoadersRead) {
+  const auto reads = [](const std::string& target, const char* type, const char* linear) { return Must(FindTarget(target)).ReadsDeclaredBias(type, std::string("model.layers.3.self_attn.") + linear); };
+  for (const char* type : {"qwen3", "qwen3_moe"}) {
+    // vLLM has none on o_proj; what may be loaded in it must not have one either.
+    for (const char* target : {"vllm", "vllm-gptq", "awq", "compressed-tensors"}) {
+      for (const char* linear : {"q_proj", "k_proj", "v_proj"}) EXPECT_TRUE(reads(target, type, linear)) << target << " " << linear;
+      EXPECT_FALSE(reads(target, type, "o_proj")) << target;
+    }
+    for (const char* target : {"transformers-4.x", "transformers-5.x", "gptqmodel", "gptqmodel-v2", "marlin", "dense-fp32"}) EXPECT_TRUE(reads(target, type, "o_proj")) << target;
+    for (const char* linear : {"q_proj", "o_proj"}) EXPECT_FALSE(reads("gguf", type, linear));
+  }
+  EXPECT_FALSE(reads("mlx", "qwen3", "q_proj"));
+  for (const std::string& target : TargetNames()) EXPECT_TRUE(reads(target, "qwen2_moe", "q_proj")) << target;
+}
+
+TEST(TargetTest, CombinedReadsTheBiasesThatBothRead) {
+  const Target both = Must(CombineTargets({Must(FindTarget("transformers-4.x")), Must(FindTarget("vllm"))}));
+  EXPECT_TRUE(both.ReadsDeclaredBias("qwen3", "model.layers.0.self_attn.q_proj"));
+  EXPECT_FALSE(both.ReadsDeclaredBias("qwen3", "model.layers.0.self_attn.o_proj"));
+  EXPECT_TRUE(both.ReadsDeclaredBias("qwen2_moe", "model.layers.0.self_attn.o_proj"));
+}
+
 }  // namespace
 }  // namespace q2c

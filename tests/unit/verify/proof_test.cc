@@ -150,6 +150,23 @@ TEST_F(Proving, AWrongLabelIsFoundThoughEveryWeightIsEqual) {
   EXPECT_EQ(proof.findings[0].id, "output-model");
 }
 
+// An output that was rounded computes with what it holds, not with what that was rounded from.
+TEST_F(Proving, RoundedOffsetsMoveTheLogits) {
+  for (const char* target : {"mlx", "gguf"}) {
+    Convert(fixtures_ + "/autogptq-0.7.1-int4-g32-asym-tied/checkpoint", target, true);
+    const Proof proof = Run();
+    EXPECT_EQ(Ids(proof), std::vector<std::string>()) << target;
+    EXPECT_GT(proof.compared.rounded_weights, 0U) << target;
+    EXPECT_FALSE(proof.forward->equal) << target;
+    EXPECT_GT(proof.forward->states[1].largest_error, 0) << target;
+    EXPECT_GT(proof.forward->logits.largest_error, 0) << target;
+    EXPECT_LT(proof.forward->divergence, 5e-5) << target;
+    // The fingerprint is of the zero points that are meant.
+    const Checkpoint output = Must(Checkpoint::Open(out_, Links::kRefuse));
+    EXPECT_EQ(proof.fingerprint->values, Must(FingerprintOf(Must(UnderstandModel(output, {})), {})).values) << target;
+  }
+}
+
 TEST_F(Proving, NanIsAFindingWithLayerAndLinear) {
   const std::string name = "model.layers.0.self_attn.q_proj.bias";
   test::TinyModel model = test::MakeTiny();
@@ -189,6 +206,31 @@ TEST_F(Proving, AReadingThatATextContradictsIsAFinding) {
   ASSERT_EQ(report.findings.size(), 1U);
   EXPECT_EQ(report.findings[0].id, "zeros-contradicted");
   EXPECT_FALSE(test::Exists(out_));
+}
+
+TEST_F(Proving, AModelThatGuessesIsNoWitnessAgainstItsOwner) {
+  test::TinyModel model = test::MakeTiny();  // random codes
+  for (const test::TinyLinear& linear : test::TinyLinears()) {
+    test::Bytes& scales = model.At(linear.name + ".scales").bytes;
+    for (size_t i = 1; i < scales.size(); i += 2) scales[i] = static_cast<std::byte>(std::to_integer<int>(scales[i]) + 0x28);  // 1024 times as large
+  }
+  test::Random random(1);
+  for (std::byte& byte : model.At("lm_head.weight").bytes) byte = static_cast<std::byte>(random.Below(2) * 0x80 + 0x3c);  // about 1, of either sign
+  model.Write(folder_ / "in");
+  bool contradicted = false;
+  for (const ZeroConvention said : {ZeroConvention::kV1, ZeroConvention::kV2}) {
+    JobOptions job = test::TinyJob(folder_ / "in", out_, "gptqmodel-v2");
+    job.zeros = said;
+    job.tokens = {3, 1, 4, 15, 9, 26, 5, 30, 8};
+    job.overwrite = Overwrite::kReplace;
+    const JobReport report = Must(RunJob(Must(PlanJob(job)), job));
+    EXPECT_TRUE(report.findings.empty()) << report.findings[0].message;
+    const TextScore& text = *report.forward->text;
+    EXPECT_GT(std::min(text.loss, text.other_loss), std::log(32) - TextScore::kBelowGuessing);
+    EXPECT_FALSE(text.decides());
+    contradicted = contradicted || text.other_loss + TextScore::kDecisive < text.loss;
+  }
+  EXPECT_TRUE(contradicted) << "the losses must differ for this to be a test";
 }
 
 TEST_F(Proving, ExpertsThatNoTokenReachedAreCompared) {

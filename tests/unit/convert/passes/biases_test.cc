@@ -1,6 +1,9 @@
 // Which biases go, stay, are made, or end the run.
 #include <gtest/gtest.h>
 
+#include <array>
+
+#include "tests/unit/support/converted.h"
 #include "tests/unit/support/results.h"
 #include "tests/unit/support/temp_folder.h"
 #include "tests/unit/support/tiny_model.h"
@@ -100,6 +103,62 @@ TEST_F(Biases, OfTheHeadAreJudgedToo) {
   test::TinyModel model = test::MakeTiny();
   model.Add({"lm_head.bias", "F16", {32}, test::Bytes(64)});
   EXPECT_NE(test::FindDropped(test::Must(Plan(model, "optimum-1.19")).plan, "lm_head.bias"), nullptr);
+}
+
+// Of Qwen3 the config says whether q, k, v and o have biases; here they all are there, and zero.
+test::TinyModel DeclaredZeros() {
+  test::TinyModel model = test::MakeTiny();
+  model.config["architectures"] = R"(["Qwen3ForCausalLM"])";
+  model.config["model_type"] = "\"qwen3\"";
+  model.config["head_dim"] = "32";
+  model.config["max_position_embeddings"] = "64";
+  model.config["attention_bias"] = "true";
+  for (const char* norm : {"q_norm", "k_norm"}) model.Add({fmt::format("model.layers.0.self_attn.{}.weight", norm), "F16", {32}, test::Bytes(64, std::byte{0x2E})});
+  for (const test::TinyLinear& linear : test::TinyLinears()) model.Add({linear.name + ".bias", "F16", {linear.out}, test::Bytes(2 * linear.out)});
+  return model;
+}
+
+constexpr std::array kDeclared = {"q_proj", "k_proj", "v_proj", "o_proj"};
+std::string DeclaredName(const char* linear) { return fmt::format("model.layers.0.self_attn.{}.bias", linear); }
+
+// mlx-lm stops at a tensor that it has no place for.
+TEST_F(Biases, DeclaredZerosGoWhereNoLoaderReadsThem) {
+  const PlannedJob job = test::Must(Plan(DeclaredZeros(), "mlx"));
+  for (const char* linear : kDeclared) {
+    const DroppedTensor* dropped = test::FindDropped(job.plan, DeclaredName(linear));
+    ASSERT_NE(dropped, nullptr) << linear;
+    EXPECT_EQ(dropped->action, "zero-bias");
+  }
+  EXPECT_EQ(job.plan.config.Find("attention_bias")->AsBool(), std::optional(false));
+  test::Converted(test::TinyJob(in_, folder_ / "out", "mlx"));  // and what is left is the same model
+  JobOptions kept = test::TinyJob(in_, "", "mlx");
+  kept.skip = {"zero-bias"};
+  const PlannedJob left = test::Must(PlanJob(kept));
+  EXPECT_NE(test::FindPlanned(left.plan, DeclaredName("q_proj")), nullptr);
+  EXPECT_EQ(left.plan.config.Find("attention_bias")->AsBool(), std::optional(true));
+}
+
+TEST_F(Biases, DeclaredZerosStayWhereALoaderReadsSome) {
+  const test::TinyModel model = DeclaredZeros();
+  for (const char* target : {"vllm", "awq", "compressed-tensors", "transformers-5.x", "gptqmodel", "dense-fp32"}) {
+    const PlannedJob job = test::Must(Plan(model, target));
+    for (const char* linear : kDeclared) EXPECT_NE(test::FindPlanned(job.plan, DeclaredName(linear)), nullptr) << target << " " << linear;
+    EXPECT_EQ(job.plan.config.Find("attention_bias")->AsBool(), std::optional(true)) << target;
+  }
+}
+
+// vLLM builds o_proj without a bias, whatever the config says, and passes over the file's in silence.
+TEST_F(Biases, NoneOfOprojWhereVllmMayLoadIt) {
+  test::TinyModel model = DeclaredZeros();
+  model.At(DeclaredName("o_proj")).bytes[1] = std::byte{0x3C};
+  for (const char* target : {"vllm", "vllm-gptq", "awq", "compressed-tensors"}) {
+    ExpectError(Plan(model, target), Code::kRefused, "bias-not-zero", {DeclaredName("o_proj"), "largest 1", std::string("target '") + target + "'", "read it: dense-bf16", "transformers-5.x"});
+  }
+  for (const char* target : {"transformers-5.x", "gptqmodel", "dense-fp32"}) test::Must(Plan(model, target));
+  model = DeclaredZeros();
+  model.At(DeclaredName("v_proj")).bytes[1] = std::byte{0x3C};
+  for (const char* target : {"vllm", "vllm-gptq", "awq", "compressed-tensors"}) test::Must(Plan(model, target));
+  for (const char* target : {"mlx", "gguf"}) ExpectError(Plan(model, target), Code::kRefused, "bias-not-zero", {DeclaredName("v_proj"), "vllm"});
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Which layout each linear gets, with which groups, and what is refused instead.
 #include <gtest/gtest.h>
 
+#include "tests/unit/support/converted.h"
 #include "tests/unit/support/results.h"
 #include "tests/unit/support/temp_folder.h"
 #include "tests/unit/support/tiny_model.h"
@@ -72,6 +73,34 @@ TEST_F(LayoutsPass, NothingIsRoundedUnasked) {
     // −8·scale is exact; permission alone rounds nothing.
     EXPECT_EQ(Down(Must(Plan(test::MakeTiny({.wide = true}), target, true, layout))).exactness, Exactness::kSameCodes);
   }
+}
+
+// exllama and its kind take half and nothing else.
+TEST_F(LayoutsPass, FloatScalesBecomeWhatTheLoadersTake) {
+  test::TinyModel model = test::MakeTiny();
+  const auto widen = [&](float grain) {
+    for (const test::TinyLinear& linear : test::TinyLinears()) {
+      test::StoredTensor& scales = model.At(linear.name + ".scales");
+      std::vector<float> wide(scales.shape[0] * scales.shape[1], 0.0078125F + grain);
+      scales = {scales.name, "F32", scales.shape, test::BytesOfWords(wide)};
+    }
+  };
+  widen(0);
+  for (const char* target : {"transformers-4.x", "optimum-1.19"}) {
+    const PlannedJob job = Must(Plan(model, target));
+    EXPECT_EQ(Down(job).scale_dtype, Dtype::kF16) << target;
+    EXPECT_EQ(Down(job).exactness, Exactness::kSameValues) << target;
+    EXPECT_TRUE(job.plan.repairs.at("scale-dtype").made) << target;
+  }
+  for (const char* target : {"transformers-5.x", "compressed-tensors", "mlx"}) EXPECT_EQ(Down(Must(Plan(model, target))).scale_dtype, Dtype::kF32) << target;
+  const test::TempFolder out;
+  test::Converted(test::TinyJob(folder_.path(), out / "out", "transformers-4.x"));
+  widen(1e-6F);
+  ExpectError(Plan(model, "transformers-4.x"), Code::kRefused, "rounding", {kDown, "scales of F32 are no F16", "--allow-rounding"});
+  EXPECT_EQ(Down(Must(Plan(model, "transformers-4.x", true))).exactness, Exactness::kRounded);
+  JobOptions kept = test::TinyJob(folder_.path(), "", "transformers-4.x");
+  kept.skip = {"scale-dtype"};
+  EXPECT_EQ(Down(Must(PlanJob(kept))).scale_dtype, Dtype::kF32);
 }
 
 TEST_F(LayoutsPass, PermissionDoesNotHelpWhatCannotBeHeld) {
