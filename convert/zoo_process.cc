@@ -2,12 +2,10 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <cctype>
 #include <cerrno>
@@ -15,43 +13,15 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <fstream>
-#include <iterator>
 
+#include "formats/base/system.h"
 #include "formats/base/text.h"
 
 namespace q2c {
 namespace {
 
-// Files of /proc have no size, so they are read as streams.
-std::string ReadProc(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  while (!text.empty() && text.back() == '\n') text.pop_back();
-  return text;
-}
-
-// The 22nd field of /proc/PID/stat; the second holds the program's name in brackets, which may hold
-// anything. 0 if there is no such process, or only the remains of one that nobody has awaited.
-uint64_t StartOf(uint64_t pid) {
-  const std::string text = ReadProc(fmt::format("/proc/{}/stat", pid));
-  size_t at = text.rfind(')');
-  if (at == std::string::npos || at + 2 >= text.size() || text[at + 2] == 'Z' || text[at + 2] == 'X') return 0;
-  constexpr int kFieldsBetween = 20;
-  for (int i = 0; i < kFieldsBetween && at != std::string::npos; ++i) at = text.find(' ', at + 1);
-  if (at == std::string::npos) return 0;
-  return Json::Number(text.substr(at + 1, text.find(' ', at + 1) - at - 1)).AsU64().value_or(0);
-}
-
-std::string PidSpace() {
-  std::array<char, 64> target{};
-  const ssize_t length = ::readlink("/proc/self/ns/pid", target.data(), target.size());
-  return length < 0 ? "" : std::string(target.data(), static_cast<size_t>(length));
-}
-
 [[noreturn]] void RunChild(pid_t parent, int pipe, const sigset_t& signals, const std::function<std::string()>& work) {
-  (void)::prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (::getppid() != parent) ::_exit(1);  // it died before we asked to be told
+  os::DieWithParent(parent);
   struct sigaction action {};
   action.sa_handler = SIG_IGN;
   for (const int number : {SIGINT, SIGHUP}) ::sigaction(number, &action, nullptr);
@@ -87,7 +57,7 @@ ProcessName ThisProcess() {
   std::string name;
   for (const char c : std::string_view(host.data())) name += std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' ? c : '_';
   const auto pid = static_cast<uint64_t>(::getpid());
-  return {name.empty() ? "host" : name, ReadProc("/proc/sys/kernel/random/boot_id"), PidSpace(), pid, StartOf(pid)};
+  return {name.empty() ? "host" : name, os::BootId(), os::PidSpace(), pid, os::StartOf(pid)};
 }
 
 std::optional<ProcessName> ParseProcessName(const Json& json) {
@@ -101,27 +71,7 @@ std::optional<ProcessName> ParseProcessName(const Json& json) {
 bool IsKnownDead(const ProcessName& process) {
   static const ProcessName self = ThisProcess();
   if (process.boot != self.boot || process.pid_space != self.pid_space || self.boot.empty() || self.pid_space.empty()) return false;
-  return StartOf(process.pid) != process.started;
-}
-
-uint64_t FreeMemory() {
-  const std::string info = ReadProc("/proc/meminfo");
-  constexpr std::string_view kAvailable = "MemAvailable:";
-  uint64_t bytes = UINT64_MAX;
-  if (const size_t at = info.find(kAvailable); at != std::string::npos) {
-    const size_t number = info.find_first_not_of(' ', at + kAvailable.size());
-    const std::optional<uint64_t> kib = Json::Number(info.substr(number, info.find(' ', number) - number)).AsU64();
-    if (kib.has_value()) bytes = *kib * 1024;
-  }
-  // Version 2 of control groups: "0::/path".
-  const std::string group = ReadProc("/proc/self/cgroup");
-  if (group.starts_with("0::/")) {
-    const std::string folder = "/sys/fs/cgroup" + group.substr(3, group.find('\n') - 3);
-    const std::optional<uint64_t> most = Json::Number(ReadProc(folder + "/memory.max")).AsU64();
-    const std::optional<uint64_t> used = Json::Number(ReadProc(folder + "/memory.current")).AsU64();
-    if (most.has_value() && used.has_value() && *used < *most) bytes = std::min(bytes, *most - *used);
-  }
-  return bytes;
+  return os::StartOf(process.pid) != process.started;
 }
 
 Children::~Children() {
@@ -134,9 +84,10 @@ Children::~Children() {
 
 Result<uint64_t> Children::Start(const std::function<std::string()>& work) {
   std::array<int, 2> ends{};
-  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return MakeError(Code::kIo, "fork", "no pipe to a child: {}", std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
+  if (::pipe(ends.data()) != 0) return MakeError(Code::kIo, "fork", "no pipe to a child: {}", std::strerror(errno));  // NOLINT(concurrency-mt-unsafe)
   Fd reading(ends[0]);
   Fd writing(ends[1]);
+  for (const int end : ends) (void)::fcntl(end, F_SETFD, FD_CLOEXEC);
   (void)std::fflush(nullptr);  // or the child would write it again
   const pid_t parent = ::getpid();
   // No signal reaches the child before it has said what signals mean to it.

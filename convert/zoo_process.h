@@ -34,9 +34,6 @@ std::optional<ProcessName> ParseProcessName(const Json& json);
 // Can be said only of processes of this boot and namespace: "no" means that it may live elsewhere.
 bool IsKnownDead(const ProcessName& process);
 
-// Memory, in bytes, that this machine or this process' control group has left; the smaller.
-uint64_t FreeMemory();
-
 // Children at work. The calling process must have one thread only.
 class Children {
  public:

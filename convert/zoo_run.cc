@@ -6,6 +6,7 @@
 
 #include "convert/zoo_model.h"
 #include "formats/base/shared_folder.h"
+#include "formats/base/system.h"
 #include "formats/base/text.h"
 
 namespace q2c {
@@ -27,7 +28,7 @@ class Worker {
  public:
   Worker(const ZooPlan& plan, const ZooRunOptions& options, ZooFolders folders, LeaseFolder leases, Dir out)
       : plan_(plan), options_(options), self_(ThisProcess()), history_(std::move(folders.history)), journal_(std::move(folders.journals), self_), reports_(std::move(folders.reports)), leases_(std::move(leases)),
-        out_(std::move(out)), memory_(options.memory != 0 ? options.memory : FreeMemory() / 5 * 4) {
+        out_(std::move(out)), memory_(options.memory != 0 ? options.memory : os::FreeMemory() / 5 * 4) {
     for (const ZooModel& model : plan.models) {
       if (model.refused.has_value()) continue;
       units_.push_back({&model, model.Unit(), State::kOpen, {}});

@@ -2,11 +2,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <sys/file.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,6 +12,7 @@
 #include <cstring>
 #include <memory>
 
+#include "formats/base/system.h"
 #include "formats/base/text.h"
 #include "formats/base/timings.h"
 
@@ -188,20 +186,8 @@ Status Dir::Sync() const {
 }
 
 Status Dir::Rename(const std::string& name, const Dir& to, const std::string& target, Move move) const {
-  int result = -1;
-  if (move == Move::kReplace) {
-    result = ::renameat(fd(), name.c_str(), to.fd(), target.c_str());
-  } else {
-    const unsigned int flags = move == Move::kExchange ? RENAME_EXCHANGE : RENAME_NOREPLACE;
-    result = ::renameat2(fd(), name.c_str(), to.fd(), target.c_str(), flags);
-    if (result != 0 && move == Move::kNoReplace && (errno == EINVAL || errno == ENOSYS)) {
-      // The file system does not know the flag. A plain rename never replaces a folder that holds something.
-      QC_ASSIGN(const bool exists, to.Has(target));
-      if (!exists) result = ::renameat(fd(), name.c_str(), to.fd(), target.c_str());
-      else errno = EEXIST;
-    }
-  }
-  if (result == 0) return {};
+  const auto call = move == Move::kReplace ? ::renameat : move == Move::kExchange ? os::RenameExchange : os::RenameNoReplace;
+  if (call(fd(), name.c_str(), to.fd(), target.c_str()) == 0) return {};
   if (errno == EEXIST || errno == ENOTEMPTY) {
     return Usage("output-exists", "output '{}' appeared meanwhile or is not empty; nothing was replaced", Escape(to.PathOf(target)));
   }
@@ -265,7 +251,7 @@ Status InputFile::CheckUnchanged() const {
                    Escape(path_), stamp_.bytes, now.bytes);
 }
 
-void InputFile::DropCache() const { ::posix_fadvise(fd_.get(), 0, 0, POSIX_FADV_DONTNEED); }
+void InputFile::DropCache() const { os::DropCache(fd_.get()); }
 
 Result<OutputFile> OutputFile::Create(const Dir& dir, const std::string& name) {
   const int flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
@@ -277,7 +263,7 @@ Result<OutputFile> OutputFile::Create(const Dir& dir, const std::string& name) {
 Result<std::optional<OutputFile>> OutputFile::Clone(const Dir& dir, const std::string& name, const InputFile& in) {
   QC_ASSIGN(OutputFile made, Create(dir, name));
   QC_ASSIGN(const Fd fd, made.Open());
-  if (Retry([&] { return ::ioctl(fd.get(), FICLONE, in.fd_.get()); }) == 0) return std::optional(std::move(made));
+  if (Retry([&] { return os::CloneBlocks(fd.get(), in.fd_.get()); }) == 0) return std::optional(std::move(made));
   const int number = errno;
   QC_TRY(dir.RemoveFile(name));
   // What the file systems and the kernel say that cannot do it, for these two files or at all.
@@ -288,9 +274,7 @@ Result<std::optional<OutputFile>> OutputFile::Clone(const Dir& dir, const std::s
 }
 
 Result<OutputFile> OutputFile::Link(const Dir& dir, const std::string& name, const InputFile& in) {
-  // Through the descriptor: the very file that was opened, whatever its name means by now.
-  const std::string self = fmt::format("/proc/self/fd/{}", in.fd_.get());
-  if (::linkat(AT_FDCWD, self.c_str(), dir.fd(), name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+  if (os::LinkTo(in.fd_.get(), in.path(), dir.fd(), name.c_str()) == 0) {
     OutputFile made(&dir, name);
     made.linked_ = true;
     return made;
@@ -310,10 +294,8 @@ Result<Fd> OutputFile::Open() const {
 Status OutputFile::Preallocate(uint64_t bytes) const {
   if (bytes == 0) return {};
   QC_ASSIGN(const Fd fd, Open());
-  int error = EINTR;  // which it returns, too, instead of setting errno
-  while (error == EINTR) error = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(bytes));
-  if (error == 0 || error == EOPNOTSUPP || error == EINVAL) return {};
-  return FromErrno(error, "reserving room for", dir_->PathOf(name_));
+  if (Retry([&] { return os::Reserve(fd.get(), bytes); }) == 0 || errno == EOPNOTSUPP || errno == EINVAL) return {};
+  return FromErrno(errno, "reserving room for", dir_->PathOf(name_));
 }
 
 Status OutputFile::WriteAt(uint64_t offset, ByteView bytes) const {
@@ -330,7 +312,7 @@ Status OutputFile::WriteAt(uint64_t offset, ByteView bytes) const {
 
 void OutputFile::StartWriteback(uint64_t offset, uint64_t bytes) const {
   const Result<Fd> fd = Open();
-  if (fd.ok()) ::sync_file_range(fd.value().get(), static_cast<off_t>(offset), static_cast<off_t>(bytes), SYNC_FILE_RANGE_WRITE);
+  if (fd.ok()) os::StartWriteback(fd.value().get(), offset, bytes);
 }
 
 Status OutputFile::SetExecutable() const {

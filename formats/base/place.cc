@@ -1,7 +1,6 @@
 // Paths, file systems and the environment: what formats/base/file.h says beside files and folders.
 #define BOOST_FILESYSTEM_NO_DEPRECATED
 #include <fcntl.h>
-#include <linux/stat.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -10,6 +9,7 @@
 #include <cstdlib>
 
 #include "formats/base/file.h"
+#include "formats/base/system.h"
 
 namespace q2c {
 
@@ -42,10 +42,7 @@ bool IsPlainFileName(std::string_view name) {
 }
 
 bool IsMountPoint(const Dir& dir) {
-  struct statx info {};
-  if (::statx(dir.fd(), "", AT_EMPTY_PATH, STATX_INO, &info) == 0 && (info.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT) != 0) {
-    return (info.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
-  }
+  if (const std::optional<bool> said = os::IsMountRoot(dir.fd()); said.has_value()) return *said;
   struct stat here {};
   struct stat above {};
   return ::fstat(dir.fd(), &here) == 0 && ::fstatat(dir.fd(), "..", &above, 0) == 0 && here.st_dev != above.st_dev;

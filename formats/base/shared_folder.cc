@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "formats/base/system.h"
 #include "formats/base/text.h"
 
 namespace q2c {
@@ -70,7 +71,7 @@ Result<AppendFile> AppendFile::Create(const Dir& dir, const std::string& name) {
 
 Status AppendFile::Append(std::string_view text) const {
   if (!WriteWhole(fd_.get(), AsBytes(text))) return FromErrno(errno, "appending to", path_);
-  while (::fdatasync(fd_.get()) != 0) {
+  while (os::SyncData(fd_.get()) != 0) {
     if (errno != EINTR) return FromErrno(errno, "syncing", path_);
   }
   struct stat info {};

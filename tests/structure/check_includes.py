@@ -13,6 +13,14 @@ import sys
 SOURCES = ("formats", "convert", "verify")
 MAX_LINES = 420
 BASE_ONLY = re.compile(r"nlohmann/|xxhash|openssl/|zstd|boost/filesystem")
+# What only Linux has; pipe2, accept4 and the like are in other systems, but not in all.
+LINUX_FILES = re.compile(r"formats/base/system_linux\.cc$")
+LINUX_HEADERS = re.compile(r"linux/|asm/|sys/(auxv|epoll|eventfd|fanotify|fsuid|inotify|ioctl|prctl|random|sendfile|signalfd|statfs|syscall|sysinfo|sysmacros|timerfd|vfs|xattr)\.h$|(sched|mntent|syscall)\.h$")
+LINUX_WORDS = re.compile(
+    r"\b(copy_file_range|fallocate|posix_fallocate|renameat2|sync_file_range|syncfs|posix_fadvise|readahead|fdatasync|statx|f?statfs|ioctl|syscall|prctl|sched_\w+|pthread_setaffinity_np|preadv2?|pwritev2?"
+    r"|getrandom|sendfile|splice|memfd_create|mremap|pipe2|accept4|dup3|gettid|clone3|unshare|setns|epoll_\w+|inotify_\w+|eventfd|signalfd|timerfd_\w+|pidfd_\w+|get_nprocs|sysinfo|getauxval|secure_getenv|euidaccess|execvpe"
+    r"|program_invocation_\w+|FICLONE\w*|RENAME_\w+|O_(TMPFILE|PATH|DIRECT|NOATIME)|AT_EMPTY_PATH|MAP_(POPULATE|HUGETLB)|MADV_HUGEPAGE|__linux__|linux)\b|\"[^\"\n]*/(proc|sys)/")
+ASIDE = re.compile(r"//[^\n]*|^\s*#\s*include[^\n]*", re.MULTILINE)
 JOINERS = re.compile(r"convert/(job|job_report|options)\.|convert/convert_main\.cc$")
 ZOO = re.compile(r"convert/zoo_")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
@@ -43,6 +51,9 @@ def check_file(path, text):
     lines = text.count("\n")
     if lines > MAX_LINES:
         found.append(f"{path}: {lines} lines, at most {MAX_LINES}")
+    if not LINUX_FILES.match(path):
+        found += [f"{path}: includes {name}, which is Linux' own; see formats/base/system.h" for _, name in includes(text) if LINUX_HEADERS.match(name)]
+        found += [f"{path}: has {match[0]}, which is Linux' own; see formats/base/system.h" for match in LINUX_WORDS.finditer(ASIDE.sub("", text))]
     for ours, name in includes(text):
         if not name.startswith("formats/") and BASE_ONLY.search(name) and not path.startswith("formats/base/"):
             found.append(f"{path}: includes {name}, which only formats/base may")

@@ -1,5 +1,6 @@
 #!/bin/bash
-# A real Slurm of two virtual nodes on this machine runs a zoo; one node's daemon and steps are killed midway.
+# A real Slurm of two virtual nodes on this machine runs the nightly job of convert/workflows.md, then a zoo; one node's
+# daemon and steps are killed midway.
 #
 #   slurm_test.sh QWEN2_ZOO [MODELS]        as root, on Debian 12; installs slurm-wlm and munge if they are not there
 #
@@ -64,4 +65,5 @@ slurmd -D -N n1 >"$dir/log.n1-out" 2>&1 & pids+=($!)
 slurmd -D -N n2 >"$dir/log.n2-out" 2>&1 & pids+=($!)
 for _ in $(seq 300); do [ "$(sinfo -h -N -t idle 2>/dev/null | wc -l)" = 2 ] && break; sleep 0.1; done
 sinfo -N
+python3 tests/workflows/run.py --bin="$(dirname "$zoo")" "A zoo every night"
 python3 tests/zoo/slurm_zoo.py --binary="$zoo" --folder="$dir/work" --node-daemon="${pids[3]}" --models="${2:-200}"

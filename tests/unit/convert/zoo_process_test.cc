@@ -10,6 +10,7 @@
 #include <map>
 
 #include "convert/zoo_model.h"
+#include "formats/base/system.h"
 #include "tests/unit/support/results.h"
 #include "tests/unit/support/temp_folder.h"
 
@@ -109,7 +110,7 @@ TEST(ProcessNameTest, IsReadAsItWasWritten) {
   EXPECT_EQ(ParseProcessName(self.ToJson()), self);
   EXPECT_FALSE(ParseProcessName(Json::Object()).has_value());
   EXPECT_FALSE(ParseProcessName(Json::String("x")).has_value());
-  EXPECT_GT(FreeMemory(), 1U << 20);
+  EXPECT_GT(os::FreeMemory(), 1U << 20);
 }
 
 TEST(ModelTest, SmallModelsShareALargeOneTakesAll) {

@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "formats/base/system.h"
 #include "tests/unit/support/results.h"
 #include "tests/unit/support/temp_folder.h"
 
@@ -120,15 +121,32 @@ TEST_F(File, RenameNeverReplacesUnlessTold) {
   ExpectError(dir_.Rename("a", dir_, "empty", Dir::Move::kNoReplace), Code::kUsage, "output-exists");
   ExpectError(dir_.Rename("a", dir_, "b", Dir::Move::kReplace), Code::kUsage, "output-exists");
   EXPECT_EQ(test::ReadWhole(At("b/f")), "b");
-  Must(dir_.Rename("a", dir_, "b", Dir::Move::kExchange));
-  EXPECT_EQ(test::ReadWhole(At("b/f")), "a");
-  EXPECT_EQ(test::ReadWhole(At("a/f")), "b");
   Must(dir_.Rename("a", dir_, "empty", Dir::Move::kReplace));
-  EXPECT_EQ(test::ReadWhole(At("empty/f")), "b");
+  EXPECT_EQ(test::ReadWhole(At("empty/f")), "a");
   const Dir inner = Must(dir_.OpenDir("b"));
   Must(dir_.Rename("empty", inner, "moved", Dir::Move::kNoReplace));
-  EXPECT_EQ(test::ReadWhole(At("b/moved/f")), "b");
+  EXPECT_EQ(test::ReadWhole(At("b/moved/f")), "a");
   EXPECT_FALSE(dir_.Rename("absent", dir_, "x", Dir::Move::kNoReplace).ok());
+  EXPECT_FALSE(std::filesystem::exists(At("x")));
+}
+
+TEST_F(File, RenameOfAFileNeverReplacesEither) {
+  test::WriteWhole(At("f"), "f");
+  test::WriteWhole(At("g"), "g");
+  std::filesystem::create_symlink("nowhere", At("dangling"));
+  for (const char* taken : {"g", "dangling"}) ExpectError(dir_.Rename("f", dir_, taken, Dir::Move::kNoReplace), Code::kUsage, "output-exists", {taken});
+  EXPECT_EQ(test::ReadWhole(At("g")), "g");
+  Must(dir_.Rename("f", dir_, "h", Dir::Move::kNoReplace));
+  EXPECT_EQ(test::ReadWhole(At("h")), "f");
+  EXPECT_FALSE(std::filesystem::exists(At("f")));
+}
+
+TEST_F(File, ExchangeSwapsOrTouchesNothing) {
+  test::WriteWhole(At("a/f"), "a");
+  test::WriteWhole(At("b/f"), "b");
+  EXPECT_EQ(dir_.Rename("a", dir_, "b", Dir::Move::kExchange).ok(), os::kCanExchange);
+  EXPECT_EQ(test::ReadWhole(At("b/f")), os::kCanExchange ? "a" : "b");
+  EXPECT_EQ(test::ReadWhole(At("a/f")), os::kCanExchange ? "b" : "a");
   EXPECT_FALSE(dir_.Rename("b", dir_, "absent", Dir::Move::kExchange).ok());
 }
 
