@@ -133,11 +133,17 @@ Json PlanJson(const Plan& plan) {
   for (const PlannedTensor& tensor : plan.tensors) {
     Json shape = Json::Array();
     for (const uint64_t dim : tensor.shape) shape.items().push_back(Json::Integer(dim));
-    Json item = Json::Object({{"name", Json::String(tensor.name)}, {"dtype", Json::String(NameOf(tensor.dtype))}, {"shape", std::move(shape)},
-                              {"file", Json::String(plan.files[tensor.file].name)}, {"action", Json::String(tensor.action)}, {"exactness", Json::String(NameOf(tensor.exactness))},
-                              {"reason", Json::String(tensor.reason)}});
-    if (const std::string source = SourceName(plan, tensor); !source.empty()) item.Set("source", Json::String(source));
-    tensors.items().push_back(std::move(item));
+    std::vector<Json::Member> item;
+    item.reserve(8);  // there may be 146,000 of them
+    item.emplace_back("name", Json::String(tensor.name));
+    item.emplace_back("dtype", Json::String(NameOf(tensor.dtype)));
+    item.emplace_back("shape", std::move(shape));
+    item.emplace_back("file", Json::String(plan.files[tensor.file].name));
+    item.emplace_back("action", Json::String(tensor.action));
+    item.emplace_back("exactness", Json::String(NameOf(tensor.exactness)));
+    item.emplace_back("reason", Json::String(tensor.reason));
+    if (const std::string source = SourceName(plan, tensor); !source.empty()) item.emplace_back("source", Json::String(source));
+    tensors.items().push_back(Json::Object(std::move(item)));
   }
   Json dropped = Json::Array();
   for (const DroppedTensor& drop : plan.dropped) {
@@ -147,21 +153,23 @@ Json PlanJson(const Plan& plan) {
   for (const PlannedFile& file : plan.files) files.items().push_back(Json::Object({{"name", Json::String(file.name)}, {"bytes", Json::Integer(file.bytes)}}));
   for (const TextFile& text : plan.texts) files.items().push_back(Json::Object({{"name", Json::String(text.name)}, {"bytes", Json::Integer(uint64_t{text.content.size()})}}));
   for (const SideFile& side : plan.SideFiles()) files.items().push_back(Json::Object({{"name", Json::String(side.name)}, {"bytes", Json::Integer(side.bytes)}}));
-  return Json::Object({{"schema", Json::Integer(1)},
-                       {"input", Json::String(model.checkpoint->path())},
-                       {"class", Json::String(model.class_name)},
-                       {"architecture", Json::String(ArchitectureOf(model))},
-                       {"target", Json::String(plan.target.name)},
-                       {"layout", Json::String(Join(plan.LayoutNames(), "+"))},
-                       {"exactness", Json::String(NameOf(plan.Worst()))},
-                       {"zero_points", Json::String(model.zero_verdict.evidence)},
-                       {"bytes", Json::Integer(plan.OutputBytes())},
-                       {"files", std::move(files)},
-                       {"tensors", std::move(tensors)},
-                       {"dropped", std::move(dropped)},
-                       {"repairs", RepairsDoneJson(plan)},
-                       {"config_edits", EditsJson(plan.edits)},
-                       {"notes", NotesJson(plan.notes)}});
+  Json document = Json::Object({{"schema", Json::Integer(1)},
+                                {"input", Json::String(model.checkpoint->path())},
+                                {"class", Json::String(model.class_name)},
+                                {"architecture", Json::String(ArchitectureOf(model))},
+                                {"target", Json::String(plan.target.name)},
+                                {"layout", Json::String(Join(plan.LayoutNames(), "+"))},
+                                {"exactness", Json::String(NameOf(plan.Worst()))},
+                                {"zero_points", Json::String(model.zero_verdict.evidence)},
+                                {"bytes", Json::Integer(plan.OutputBytes())},
+                                {"files", std::move(files)}});
+  // A list in braces would copy these.
+  document.Set("tensors", std::move(tensors));
+  document.Set("dropped", std::move(dropped));
+  document.Set("repairs", RepairsDoneJson(plan));
+  document.Set("config_edits", EditsJson(plan.edits));
+  document.Set("notes", NotesJson(plan.notes));
+  return document;
 }
 
 Json PlanSummaryJson(const Plan& plan) {

@@ -1,5 +1,9 @@
 #include "formats/base/program.h"
 
+#ifdef Q2C_STATIC
+#include <openssl/crypto.h>
+#endif
+
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -28,6 +32,10 @@ int RunProgram(std::string_view name, int (*run)(int argc, char** argv), int arg
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaction(number, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
+#ifdef Q2C_STATIC
+  // The system's openssl.cnf may name modules to load, which were built for another libcrypto and another libc.
+  OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, nullptr);
+#endif
   try {
     return run(argc, argv);
   } catch (const std::bad_alloc&) {

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The Python package over the programs that PATH leads to, with the fixtures of the project.
+"""The Python package with the fixtures of the project: over the programs that PATH leads to, or over those it was installed with.
 
     test_package.py [CASE...]
 """
@@ -12,6 +12,7 @@ import stat
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 import qwen2_convert  # with convert/python on PYTHONPATH, or installed
 
@@ -28,14 +29,26 @@ class Package(unittest.TestCase):
         self.folder = pathlib.Path(folder.name)
 
     def program(self, script):
-        """Another qwen2-convert, first on PATH."""
-        path = self.folder / "bin" / "qwen2-convert"
-        path.parent.mkdir()
+        """Another qwen2-convert."""
+        path = self.folder / "qwen2-convert"
         path.write_text(f"#!{sys.executable}\nimport json, os, signal, sys, time\n{script}\n")
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
-        before = os.environ["PATH"]
-        self.addCleanup(os.environ.__setitem__, "PATH", before)
-        os.environ["PATH"] = f"{path.parent}:{before}"
+        patch = unittest.mock.patch.object(qwen2_convert, "_program", lambda name: str(path))
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def test_program(self):
+        """One that is recorded beside the package is taken, and PATH where there is none."""
+        site = self.folder / "lib" / "site-packages"
+        (self.folder / "bin").mkdir()
+        (self.folder / "bin" / "qwen2-zoo").touch()
+        (site / "qwen2_convert-1.dist-info").mkdir(parents=True)
+        (site / "qwen2_convert-1.dist-info" / "METADATA").write_text("Name: qwen2-convert\nVersion: 1\n")
+        (site / "qwen2_convert-1.dist-info" / "RECORD").write_text("../../bin/qwen2-zoo,,\n../../bin/qwen2-audit,,\n")
+        with unittest.mock.patch.object(qwen2_convert, "__file__", str(site / "qwen2_convert" / "__init__.py")):
+            self.assertEqual(qwen2_convert._program("qwen2-zoo"), str((self.folder / "bin" / "qwen2-zoo").resolve()))
+            self.assertEqual(qwen2_convert._program("qwen2-audit"), "qwen2-audit")
+            self.assertEqual(qwen2_convert._program("qwen2-convert"), "qwen2-convert")
 
     def raises(self, error, *arguments, call=None, **options):
         with self.assertRaises(qwen2_convert.Error) as caught:

@@ -1,6 +1,6 @@
 """Rewrites quantised Qwen2 checkpoints for other software, and proves the result.
 
-A thin layer over the programs, which lie in this package: each call runs one of them with ``--json``.
+A thin layer over the programs that are installed with it: each call runs one of them with ``--json``.
 
     import qwen2_convert
     report = qwen2_convert.convert("in", "out", target="transformers-5.x")
@@ -14,8 +14,8 @@ import os
 import pathlib
 import re
 import subprocess
-import sys
 import threading
+from importlib import metadata
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Union
 
 __all__ = [
@@ -103,8 +103,13 @@ _ERRORS[143] = Interrupted
 
 
 def _program(name: str) -> str:
-    path = pathlib.Path(__file__).parent / "bin" / name
-    return str(path) if path.exists() else name  # one on PATH, for a tree that is not installed
+    """The program that was installed with this package, wherever the installer put it; else the one on PATH, for a tree that is not installed."""
+    folder = pathlib.Path(__file__).resolve().parent.parent
+    for installed in metadata.distributions(name="qwen2-convert", path=[str(folder)]):
+        for file in installed.files or ():
+            if file.name == name and (path := pathlib.Path(file.locate()).resolve()).is_file():
+                return str(path)
+    return name
 
 
 def _words(options: Dict[str, Any]) -> List[str]:
@@ -180,20 +185,3 @@ def plan(src: Path, target: Union[str, Sequence[str]], **options: Any) -> Report
 def audit(path: Path, **options: Any) -> Report:
     """What is wrong with a checkpoint. Findings are part of the report, and no exception, unless something could not be read."""
     return run("qwen2-audit", [*_words(options), "--", path], good=(0, 1))
-
-
-def _main(name: str) -> None:
-    program = _program(name)
-    os.execvp(program, [program, *sys.argv[1:]])
-
-
-def _convert_main() -> None:
-    _main("qwen2-convert")
-
-
-def _audit_main() -> None:
-    _main("qwen2-audit")
-
-
-def _zoo_main() -> None:
-    _main("qwen2-zoo")

@@ -98,7 +98,9 @@ TEST_F(ZooLease, TheDeadOfThisMachineAreKnown) {
   LeaseFolder stranger = Open(Elsewhere("b"));  // the same process, but the test's idea of who we are is in IsKnownDead
   const auto taken_over = Must(stranger.Take("unit", 0));
   ASSERT_EQ(taken_over.has_value(), os::kKnowsProcesses) << "at once, though fresh";
-  if (taken_over.has_value()) EXPECT_EQ(taken_over->fence, 2U);
+  if (taken_over.has_value()) {
+    EXPECT_EQ(taken_over->fence, 2U);
+  }
 }
 
 TEST_F(ZooLease, WhoeverHasThePidNowIsNotTheDeadHolder) {
