@@ -20,7 +20,7 @@ namespace {
 constexpr uint64_t kMaxConfigBytes = 16'000'000;
 // More weight files than this are opened for each read, so that any number of shards works
 // with any limit on open files.
-constexpr size_t kMaxHeldOpen = 128;
+constexpr size_t kMaxHeldOpen = 16;
 
 // Files that belong to the old packing of the weights, or to an earlier conversion, and are not carried over.
 constexpr std::array<std::string_view, 14> kOtherWeights = {".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".ot",
