@@ -25,13 +25,14 @@ uint64_t StoredBytes(const LinearTiles& tiles) {
 void RunPanels(const LinearTiles& tiles, const LinearTask::Side& side, StripWatch* watch, float* panel) {
   if (side.x == nullptr && watch == nullptr) return;
   const ReferenceTile& tile = tiles.tile();
+  const bool stored_offsets = side.stored_offsets && tiles.whole_zeros() && !tiles.parameters().offsets.empty();
   for (uint64_t first = 0; first < tile.inputs; first += kProductInputs) {
     const uint64_t inputs = std::min(kProductInputs, tile.inputs - first);
     for (uint64_t column = 0; column < tile.outputs; column += kPanelOutputs) {
-      tiles.FillPanel(column, first, inputs, panel);
+      if (watch != nullptr || !stored_offsets) tiles.FillPanel(column, first, inputs, panel);
       if (watch != nullptr) watch->Panel(column, inputs, panel);
       if (side.x == nullptr) continue;
-      if (side.stored_offsets && tiles.whole_zeros() && !tiles.parameters().offsets.empty()) tiles.FillPanel(column, first, inputs, panel, true);
+      if (stored_offsets) tiles.FillPanel(column, first, inputs, panel, true);
       AddProduct(side.x->data.data() + tile.first_input + first, side.x->stride, side.x->count, panel, inputs, side.y->data.data() + tile.first_output + column, side.y->stride);
     }
   }
