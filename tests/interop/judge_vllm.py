@@ -7,6 +7,7 @@ import gc  # noqa: E402
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import vllm._custom_ops  # noqa: E402,F401 – loads the kernels, which judge() asks for before any model does
 from vllm import LLM, SamplingParams  # noqa: E402
 
 from judging import NotRun, config_of, divergence, expected, is_classifier, run, within  # noqa: E402
