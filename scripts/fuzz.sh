@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fuzzes every target for a bounded time: fuzz.sh [--seconds=N] [TARGET...] (each; default 60 s, all targets), as many at a time as there are
-# cores. Needs clang 14. New inputs go into build-asan/corpus, crashes into build-asan/; exits 1 if there is any.
+# Fuzzes every target for a bounded time: fuzz.sh [--seconds=N|--hours=N] [TARGET...] (each; default 60 s, all targets), as many at a time as
+# there are cores. Needs clang 14. New inputs go into build-asan/corpus, crashes into build-asan/; exits 1 if there is any.
 set -eu
 cd "$(dirname "$0")/.."
 seconds=60
@@ -8,7 +8,8 @@ names=
 for argument in "$@"; do
   case "$argument" in
     --seconds=*) seconds="${argument#--seconds=}" ;;
-    -*) echo "usage: fuzz.sh [--seconds=N] [TARGET...]" >&2; exit 2 ;;
+    --hours=*) seconds=$((3600 * ${argument#--hours=})) ;;
+    -*) echo "usage: fuzz.sh [--seconds=N|--hours=N] [TARGET...]" >&2; exit 2 ;;
     *) names="$names $argument" ;;
   esac
 done

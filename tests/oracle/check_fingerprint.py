@@ -37,6 +37,11 @@ def audit(binary, folder):
     return rows[0][1], rows[1][1]
 
 
+def is_read_again(fixture):
+    """Can the second implementation read the source itself? It knows neither pickles nor first-generation Qwen."""
+    return any(fixture.glob("checkpoint/*.safetensors")) and "qwen1" not in fixture.name
+
+
 def again(fixture):
     config, linears, others = check_fixture.read_source(fixture)
     block = config.get("quantization_config") or json.loads((fixture / "checkpoint/quantize_config.json").read_text())
@@ -55,7 +60,12 @@ def check_fixture_digests(fixture, tools, temp):
     convert_binary, audit_binary = tools
     source = audit(audit_binary, fixture / "checkpoint")
     require(source is not None, "the source was refused")
-    require(source == again(fixture), "the second implementation disagrees")
+    readable = fixture
+    if not is_read_again(fixture):
+        readable = temp / f"{fixture.name}-again"
+        readable.mkdir()
+        require(convert(convert_binary, fixture / "checkpoint", readable / "checkpoint", "transformers-4.x") is not None, "it was refused for transformers-4.x")
+    require(source == again(readable), "the second implementation disagrees")
     kept = {"values": 0, "qlf1": 0}
     for target in KEEPS_VALUES:
         out = temp / f"{fixture.name}-{target}"
@@ -175,7 +185,7 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
         temp = pathlib.Path(folder)
         for fixture in sorted(pathlib.Path(fixtures).resolve().iterdir()):
-            if list(fixture.glob("checkpoint/*.safetensors")) and "qwen1" not in fixture.name:
+            if (fixture / "checkpoint/config.json").exists():
                 report(fixture.name, lambda: check_fixture_digests(fixture, tools, temp))
         source = pathlib.Path(fixtures).resolve() / FLIPPED / "checkpoint"
         report("what does not count", lambda: check_what_does_not_count(source, tools[1], temp))
