@@ -15,7 +15,7 @@ struct Sum {
   double error = 0;
 };
 
-// Measures the weights of both sides against each other.
+// Measures the weights of both sides against each other, as a loader computes them: with the offsets that are stored.
 class MeasureStrip final : public TileCheck {
  public:
   explicit MeasureStrip(Sum* sum) : sum_(sum), a_(kProductInputs * kPanelOutputs), b_(a_.size()) {}
@@ -25,8 +25,8 @@ class MeasureStrip final : public TileCheck {
     for (uint64_t first = 0; first < tile.inputs; first += kProductInputs) {
       const uint64_t inputs = std::min(kProductInputs, tile.inputs - first);
       for (uint64_t column = 0; column < tile.outputs; column += kPanelOutputs) {
-        a.FillPanel(column, first, inputs, a_.data());
-        b.FillPanel(column, first, inputs, b_.data());
+        a.FillPanel(column, first, inputs, a_.data(), !a.parameters().offsets.empty());
+        b.FillPanel(column, first, inputs, b_.data(), !b.parameters().offsets.empty());
         Add(inputs, std::min(kPanelOutputs, tile.outputs - column));
       }
     }
@@ -119,6 +119,21 @@ Status MeasureDifference(const Model& a, const Model& b, const RunOptions& optio
   return {};
 }
 
+// Does the model store this linear with offsets, which may be rounded where its zero points are whole?
+bool HasOffsets(const Model& model, const std::string& name) {
+  const auto linear = model.linears.find(name);
+  return linear != model.linears.end() && linear->second.quantised() && linear->second.layout->StoresOffsets();
+}
+
+// Of a linear that means the same on both sides: how far apart the weights are that a loader computes.
+Status MeasureOffsets(const Model& a, const Model& b, const RunOptions& options, TensorLikeness* tensor) {
+  if (HasOffsets(a, tensor->name) == HasOffsets(b, tensor->name)) return {};
+  const Likeness likeness = tensor->likeness;
+  QC_TRY(MeasureDifference(a, b, options, tensor));
+  tensor->likeness = likeness;
+  return {};
+}
+
 Status CompareWeights(const Model& a, const Model& b, const RunOptions& options, ModelComparison* comparison) {
   const auto add = [&](const std::string& name, Likeness likeness) -> TensorLikeness& {
     comparison->tensors.push_back({name, a.linears.contains(name) || b.linears.contains(name), likeness});
@@ -129,9 +144,9 @@ Status CompareWeights(const Model& a, const Model& b, const RunOptions& options,
     if (y == nullptr) {
       add(x.name, Likeness::kOnlyA);
     } else if (x.qlf1 == y->qlf1) {
-      add(x.name, Likeness::kSameCodes);
+      QC_TRY(MeasureOffsets(a, b, options, &add(x.name, Likeness::kSameCodes)));
     } else if (x.values == y->values) {
-      add(x.name, Likeness::kSameValues);
+      QC_TRY(MeasureOffsets(a, b, options, &add(x.name, Likeness::kSameValues)));
     } else {
       QC_TRY(MeasureDifference(a, b, options, &add(x.name, Likeness::kDifferent)));
     }

@@ -28,6 +28,8 @@ struct TensorLikeness {
   std::string name;       // as in the fingerprint
   bool linear = false;    // else an embedding or a vector
   Likeness likeness = Likeness::kSameCodes;
+  // Of the weights as a loader computes them. Not 0 for equal codes or values where one side stores
+  // offsets −scale·zero, rounded, for the zero points of the other (fingerprint.md).
   double largest_error = 0;
   double mean_error = 0;
   double relative_rms = 0;

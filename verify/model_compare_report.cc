@@ -51,6 +51,23 @@ Json DigestsJson(const Fingerprint& fingerprint) { return Json::Object({{"values
 
 bool Matches(Likeness likeness) { return likeness == Likeness::kSameCodes || likeness == Likeness::kSameValues; }
 
+// Equal linears that one side stores with rounded offsets.
+struct RoundedOffsets {
+  uint64_t linears = 0;
+  double largest_error = 0;
+  double relative_rms = 0;  // of the worst
+};
+RoundedOffsets FindRoundedOffsets(const ModelComparison& comparison) {
+  RoundedOffsets rounded;
+  for (const TensorLikeness& tensor : comparison.tensors) {
+    if (!Matches(tensor.likeness) || tensor.largest_error == 0) continue;
+    ++rounded.linears;
+    rounded.largest_error = std::max(rounded.largest_error, tensor.largest_error);
+    rounded.relative_rms = std::max(rounded.relative_rms, tensor.relative_rms);
+  }
+  return rounded;
+}
+
 Json Real(double value) { return Json::Number(fmt::format("{:.6e}", value)); }
 
 }  // namespace
@@ -77,6 +94,9 @@ Json ComparisonJson(const ModelComparison& comparison) {
                             {"config", DifferencesJson(comparison.config)},
                             {"tokenizer", DifferencesJson(comparison.tokenizer)},
                             {"chat_template", DifferencesJson(comparison.chat_template)}});
+  if (const RoundedOffsets rounded = FindRoundedOffsets(comparison); rounded.linears > 0) {
+    json.Set("rounded_offsets", Json::Object({{"linears", Json::Integer(rounded.linears)}, {"largest_error", Real(rounded.largest_error)}, {"relative_rms", Real(rounded.relative_rms)}}));
+  }
   if (comparison.forward.has_value()) json.Set("forward", ForwardJson(*comparison.forward));
   if (!comparison.forward_not_run.empty()) json.Set("forward_not_run", Json::String(comparison.forward_not_run));
   return json;
@@ -85,6 +105,9 @@ Json ComparisonJson(const ModelComparison& comparison) {
 std::string ComparisonText(const ModelComparison& comparison, bool weights_only) {
   constexpr size_t kShown = 10;
   std::string text = fmt::format("linears: {}\n", CountText(Count(comparison, true)));
+  if (const RoundedOffsets rounded = FindRoundedOffsets(comparison); rounded.linears > 0) {
+    text += fmt::format("  of {} equal ones one side stores its zero points as rounded offsets: weights as loaded are off by up to {:.3g}, relative {:.3g} (root mean square)\n", rounded.linears, rounded.largest_error, rounded.relative_rms);
+  }
   text += fmt::format("other tensors: {}\n", CountText(Count(comparison, false)));
   size_t shown = 0;
   size_t differing = 0;
