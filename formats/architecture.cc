@@ -172,6 +172,17 @@ std::string NumbersIn(std::string pattern, const Numbered& from) {
   return pattern;
 }
 
+// Is it a canonical name?
+bool IsKnown(const Skeleton& skeleton, std::string_view name) {
+  const size_t dot = std::min(name.rfind('.'), name.size());
+  const std::string_view linear = name.substr(0, dot);
+  const std::string_view part = name.substr(std::min(dot + 1, name.size()));
+  if (IsLinearPart(part) && skeleton.linears.contains(linear)) return true;
+  if (skeleton.tensors.contains(name)) return true;
+  // MLX quantises the embedding as well.
+  return IsLinearPart(part) && part != "bias" && skeleton.IsMatrix(fmt::format("{}.weight", linear));
+}
+
 }  // namespace
 
 std::vector<std::string> KnownArchitectures() { return EmbeddedNames("architectures"); }
@@ -303,6 +314,7 @@ std::optional<std::string> Architecture::GgufName(const std::string& canonical) 
 }
 
 std::vector<Place> Architecture::Places(const Skeleton& skeleton, const std::string& name) const {
+  if (IsKnown(skeleton, name)) return {{name, {}}};
   std::string rest = name;
   for (;;) {
     const auto [base, part] = SplitPart(rest);
@@ -324,12 +336,7 @@ std::vector<Place> Architecture::Places(const Skeleton& skeleton, const std::str
 }
 
 std::optional<std::string> Architecture::CanonicalName(const Skeleton& skeleton, const std::string& name) const {
-  const auto known = [&](const std::string& candidate) {
-    if (skeleton.tensors.contains(candidate)) return true;
-    const auto [linear, part] = SplitPart(candidate);
-    // MLX quantises the embedding as well.
-    return IsLinearPart(part) && (skeleton.linears.contains(linear) || (part != "bias" && skeleton.IsMatrix(linear + ".weight")));
-  };
+  const auto known = [&](std::string_view candidate) { return IsKnown(skeleton, candidate); };
   const auto [gguf, part] = SplitPart(name);
   const Numbered numbered = NumbersOut(gguf);
   for (const auto& [ours, theirs] : definition.Find("gguf")->members()) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <unordered_map>
 
 #include "formats/base/half.h"
 #include "formats/base/parallel.h"
@@ -55,29 +54,58 @@ Status FindFamily(const ModelOptions& options, Model* model) {
   return {};
 }
 
-// Puts tensor `i` where it belongs.
-void Assign(TensorIndex i, const Place& place, Model* model) {
-  const TensorInfo& info = model->info(i);
-  const auto [linear, part] = SplitPart(place.name);
-  const auto matrix = model->skeleton.tensors.find(linear + ".weight");
-  // An embedding in the parts of a layout is treated as the linear that it is stored as.
-  const bool packed = info.dtype == Dtype::kU32 && part == "weight" && model->skeleton.IsMatrix(place.name);
-  if (model->skeleton.tensors.contains(place.name) && !packed) {
-    model->tensors[place.name] = i;
-    return;
+// Puts tensors where they belong. Parts of a linear mostly follow each other, so the last one is remembered.
+class Assigner {
+ public:
+  explicit Assigner(Model* model) : model_(model) {}
+
+  // The tensor that has this place already, if any; then nothing is done.
+  std::optional<TensorIndex> Assign(TensorIndex i, const Place& place) {
+    const size_t dot = std::min(place.name.rfind('.'), place.name.size());
+    const std::string_view linear = std::string_view(place.name).substr(0, dot);
+    if (last_ == nullptr || last_->first != linear) {
+      last_ = nullptr;
+      const Skeleton& skeleton = model_->skeleton;
+      const auto expected = skeleton.linears.find(linear);
+      if (expected == skeleton.linears.end()) return AssignOther(i, place);
+      last_ = &*model_->linears.try_emplace(expected->first).first;
+      last_->second.expected = expected->second;
+    }
+    return Add(i, place, place.name.substr(dot + 1), &last_->second);
   }
-  Linear& entry = model->linears[linear];
-  if (matrix == model->skeleton.tensors.end()) entry.expected = model->skeleton.linears.find(linear)->second;
-  else entry.expected = {linear, matrix->second.shape[1], matrix->second.shape[0], false, false, false, ""};
-  entry.parts[part] = i;
-  entry.rows = place.rows;
-}
+
+ private:
+  static std::optional<TensorIndex> Add(TensorIndex i, const Place& place, const std::string& part, Linear* linear) {
+    const auto [other, fresh] = linear->parts.emplace(part, i);
+    if (!fresh) return other->second;
+    linear->rows = place.rows;
+    return std::nullopt;
+  }
+
+  // Of no linear; but an embedding in the parts of a layout is treated as the linear that it is stored as.
+  std::optional<TensorIndex> AssignOther(TensorIndex i, const Place& place) {
+    const auto [name, part] = SplitPart(place.name);
+    const Skeleton& skeleton = model_->skeleton;
+    const bool packed = model_->info(i).dtype == Dtype::kU32 && part == "weight" && skeleton.IsMatrix(place.name);
+    if (skeleton.tensors.contains(place.name) && !packed) {
+      const auto [other, fresh] = model_->tensors.emplace(place.name, i);
+      return fresh ? std::nullopt : std::optional(other->second);
+    }
+    const Shape& shape = skeleton.tensors.find(name + ".weight")->second.shape;
+    Linear& entry = model_->linears[name];
+    entry.expected = {name, shape[1], shape[0], false, false, false, ""};
+    return Add(i, place, part, &entry);
+  }
+
+  Model* model_;
+  std::pair<const std::string, Linear>* last_ = nullptr;
+};
 
 // Gives every tensor of the file its place.
 Status AssignTensors(const ModelOptions& options, Model* model) {
   const std::vector<TensorInfo>& tensors = model->checkpoint->tensors();
   model->places.resize(tensors.size());
-  std::unordered_map<std::string, TensorIndex> taken;
+  Assigner assigner(model);
   std::vector<std::string> unknown;
   for (TensorIndex i = 0; i < tensors.size(); ++i) {
     const std::string& name = tensors[i].name;
@@ -98,11 +126,9 @@ Status AssignTensors(const ModelOptions& options, Model* model) {
     }
     if (model->places[i].empty()) unknown.push_back(name);
     for (const Place& place : model->places[i]) {
-      if (const auto [other, fresh] = taken.emplace(place.name, i); !fresh) {
-        QC_TRY(options.Keep(Malformed("tensor-twice", "tensors '{}' and '{}' both mean '{}'", Escape(tensors[other->second].name), Escape(name), Escape(place.name))));
-        continue;
+      if (const std::optional<TensorIndex> other = assigner.Assign(i, place)) {
+        QC_TRY(options.Keep(Malformed("tensor-twice", "tensors '{}' and '{}' both mean '{}'", Escape(tensors[*other].name), Escape(name), Escape(place.name))));
       }
-      Assign(i, place, model);
     }
   }
   if (!unknown.empty()) {
@@ -273,7 +299,7 @@ Status InferSettings(const ModelOptions& options, Model* model) {
 }  // namespace
 
 std::optional<TensorIndex> Linear::Part(std::string_view suffix) const {
-  const auto found = parts.find(std::string(suffix));
+  const auto found = parts.find(suffix);
   if (found == parts.end()) return std::nullopt;
   return found->second;
 }

@@ -21,7 +21,7 @@ using TensorIndex = size_t;
 
 struct Linear {
   ExpectedLinear expected;
-  std::map<std::string, TensorIndex> parts;  // by suffix: "qweight", "bias", "weight", …
+  std::map<std::string, TensorIndex, std::less<>> parts;  // by suffix: "qweight", "bias", "weight", …
   OutputRange rows;                          // of what the parts hold, where that is more than this linear
   const Layout* layout = nullptr;            // null: a float linear
   QuantTraits traits;                        // of a quantised one

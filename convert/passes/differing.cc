@@ -106,10 +106,13 @@ Json RuleOf(const Plan& plan, const std::string& name, const Survey& usual) {
 // GPTQModel takes the first pattern that fits, from the start of the name. One stands for all
 // layers, or for all experts of a layer, where these agree; no two fit the same linear.
 Json DynamicOf(const Plan& plan, const Survey& usual) {
+  // Routers, embedding and head are left float without a word.
+  const auto ruled = [&](const auto& entry) { return QuantisedIn(plan, entry.first) != nullptr || (entry.second.expected.in_block && !entry.second.expected.router); };
+  const auto& linears = plan.model->linears;
+  if (std::ranges::all_of(linears, [&](const auto& entry) { return !ruled(entry) || RuleOf(plan, entry.first, usual).is_null(); })) return Json::Object();
   std::map<std::string, Json> rules;
-  for (const auto& [name, linear] : plan.model->linears) {
-    // Routers, embedding and head are left float without a word.
-    if (QuantisedIn(plan, name) != nullptr || (linear.expected.in_block && !linear.expected.router)) rules.emplace(name, RuleOf(plan, name, usual));
+  for (const auto& entry : linears) {
+    if (ruled(entry)) rules.emplace(entry.first, RuleOf(plan, entry.first, usual));
   }
   Json dynamic = Json::Object();
   using Begin = size_t (*)(const std::string&);

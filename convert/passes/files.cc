@@ -22,21 +22,28 @@ struct Unit {
 
 std::vector<Unit> Units(const Plan& plan) {
   std::map<std::pair<size_t, std::string>, Unit> units;
+  const PlannedLinear* last = nullptr;  // the tensors of a linear follow each other
+  size_t file = 0;
+  Unit* unit = nullptr;
   for (size_t i = 0; i < plan.tensors.size(); ++i) {
     const PlannedTensor& tensor = plan.tensors[i];
-    const std::string linear = SplitPart(tensor.name).first;
-    // A linear lies where the source has most of it: with its codes.
-    const auto found = plan.linears.find(linear);
-    const TensorIndex anchor = found == plan.linears.end() ? tensor.input : found->second.linear->parts.at(std::string(found->second.linear->layout->parts.front().suffix));
-    const size_t file = plan.model->info(anchor).file;
-    Unit& unit = units[{file, linear}];
-    unit.source_file = file;
-    unit.name = linear;
-    unit.tensors.push_back(i);
-    unit.bytes += tensor.bytes;
+    const std::string_view linear = std::string_view(tensor.name).substr(0, tensor.name.rfind('.'));
+    if (last == nullptr || last->name != linear) {
+      const std::string name(linear);
+      const auto found = plan.linears.find(name);
+      last = found == plan.linears.end() ? nullptr : &found->second;
+      // A linear lies where the source has most of it: with its codes.
+      const TensorIndex anchor = last == nullptr ? tensor.input : *last->linear->Part(last->linear->layout->parts.front().suffix);
+      file = plan.model->info(anchor).file;
+      unit = &units[{file, name}];
+      unit->source_file = file;
+      unit->name = name;
+    }
+    unit->tensors.push_back(i);
+    unit->bytes += tensor.bytes;
   }
   std::vector<Unit> list;
-  for (auto& [key, unit] : units) list.push_back(std::move(unit));
+  for (auto& [key, found] : units) list.push_back(std::move(found));
   return list;
 }
 

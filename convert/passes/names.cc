@@ -22,10 +22,12 @@ PlannedTensor InPlace(const Model& model, TensorIndex i, const Place& place) {
   const TensorInfo& info = model.info(i);
   PlannedTensor tensor = AsItIs(model, i, "the target wants it as it is");
   tensor.name = place.name;
-  const auto [name, part] = SplitPart(tensor.name);
-  const auto linear = model.linears.find(name);
-  if (linear != model.linears.end() && !linear->second.quantised() && part == "weight") tensor.shape = {linear->second.expected.out_features, linear->second.expected.in_features};
-  if (place.rows.IsPart() && (part == "weight" || part == "bias")) {
+  const bool weight = tensor.name.ends_with(".weight");
+  if (weight) {
+    const auto linear = model.linears.find(SplitPart(tensor.name).first);
+    if (linear != model.linears.end() && !linear->second.quantised()) tensor.shape = {linear->second.expected.out_features, linear->second.expected.in_features};
+  }
+  if (place.rows.IsPart() && (weight || tensor.name.ends_with(".bias"))) {
     tensor.rows = place.rows;
     tensor.shape.front() = place.rows.count;
     tensor.bytes = info.bytes / place.rows.of * place.rows.count;
@@ -43,6 +45,7 @@ PlannedTensor InPlace(const Model& model, TensorIndex i, const Place& place) {
 Status PassNames(Plan* plan) {
   const Model& model = *plan->model;
   size_t renamed = 0;
+  plan->tensors.reserve(model.places.size());
   for (TensorIndex i = 0; i < model.places.size(); ++i) {
     for (const Place& place : model.places[i]) {
       PlannedTensor tensor = InPlace(model, i, place);

@@ -1,7 +1,7 @@
 #include "convert/passes/passes.h"
 
 #include <algorithm>
-#include <unordered_set>
+#include <numeric>
 
 #include "formats/base/text.h"
 
@@ -76,6 +76,21 @@ PlannedTensor PlanPart(const Model& model, const std::string& name, const Planne
   return tensor;
 }
 
+bool IsNamed(std::string_view tensor, std::string_view linear, std::string_view suffix) {
+  return tensor.size() == linear.size() + 1 + suffix.size() && tensor.starts_with(linear) && tensor.ends_with(suffix) && tensor[linear.size()] == '.';
+}
+
+// By way of their places: they are many, and large.
+void SortByName(std::vector<PlannedTensor>* tensors) {
+  std::vector<size_t> order(tensors->size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::ranges::stable_sort(order, {}, [&](size_t i) -> const std::string& { return (*tensors)[i].name; });
+  std::vector<PlannedTensor> sorted;
+  sorted.reserve(order.size());
+  for (const size_t i : order) sorted.push_back(std::move((*tensors)[i]));
+  *tensors = std::move(sorted);
+}
+
 // Parts of the source that the new layout takes for granted.
 void DropImplied(const Model& model, const std::string& name, const PlannedLinear& planned, const std::vector<const PartCodec*>& written, Plan* plan) {
   uint8_t carried = 0;
@@ -94,28 +109,35 @@ void DropImplied(const Model& model, const std::string& name, const PlannedLinea
 
 }  // namespace
 
-// Every part of a quantised linear is planned anew; what is equal in both layouts stays a copy.
+// Every part of a quantised linear is planned anew, but for one that stays what it is, where it is.
 Status PassRepack(Plan* plan) {
   const Model& model = *plan->model;
-  std::unordered_set<std::string> replaced;
+  std::vector<bool> replaced(model.places.size());  // by TensorIndex
   std::vector<PlannedTensor> fresh;
   for (const auto& [name, planned] : plan->linears) {
-    for (const PartCodec& part : planned.linear->layout->parts) replaced.insert(fmt::format("{}.{}", name, part.suffix));
+    for (const PartCodec& part : planned.linear->layout->parts) {
+      if (const std::optional<TensorIndex> index = planned.linear->Part(part.suffix)) replaced[*index] = true;
+    }
     QuantTraits traits = planned.linear->traits;
     traits.shape = planned.shape;
     traits.act_order = planned.act_order();
     std::vector<const PartCodec*> written;
     for (const PartCodec& part : planned.layout->parts) {
       if (part.written != nullptr && !part.written(traits)) continue;
+      written.push_back(&part);
+      const std::optional<TensorIndex> same = SameBytesAs(planned, part);
+      if (same.has_value() && IsNamed(model.info(*same).name, name, part.suffix)) {
+        replaced[*same] = false;
+        continue;
+      }
       fresh.push_back(PlanPart(model, name, planned, part));
       if (fresh.back().action == "make" && part.components == kGroupIndex) QC_TRY(plan->Wants("g-idx", fresh.back().name));
-      written.push_back(&part);
     }
     DropImplied(model, name, planned, written, plan);
   }
-  std::erase_if(plan->tensors, [&](const PlannedTensor& t) { return replaced.contains(t.name); });
+  std::erase_if(plan->tensors, [&](const PlannedTensor& t) { return t.HasSource() && replaced[t.input]; });
   std::ranges::move(fresh, std::back_inserter(plan->tensors));
-  std::ranges::sort(plan->tensors, {}, &PlannedTensor::name);
+  SortByName(&plan->tensors);
   return {};
 }
 
