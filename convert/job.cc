@@ -299,7 +299,7 @@ Result<PlannedJob> PlanJob(const JobOptions& options) {
   job.checkpoint = std::make_unique<Checkpoint>(std::move(checkpoint));
   QC_ASSIGN(Model model, UnderstandModel(*job.checkpoint, {options.drop, options.zeros, options.text_only, nullptr, options.generic, options.jobs}));
   job.model = std::make_unique<Model>(std::move(model));
-  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs), options.group_size, options.pad_intermediate}));
+  QC_ASSIGN(job.plan, MakePlan(*job.model, target, {options.shard_bytes, options.allow_rounding, std::move(repairs), options.group_size, options.pad_intermediate, options.jobs}));
   for (const std::string& glob : options.drop) {
     const bool hits = std::ranges::any_of(job.model->dropped, [&](const auto& drop) { return drop.second == glob; });
     if (!hits) job.plan.notes.push_back({"drop-nothing", fmt::format("--drop={} leaves nothing out: no tensor matches, or another --drop comes first", Escape(glob))});

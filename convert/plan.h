@@ -110,6 +110,7 @@ struct PlanOptions {
   RepairChoice repairs;
   std::optional<uint64_t> group_size;       // to split groups into
   std::optional<uint64_t> pad_intermediate;  // channels between gate/up and down become a multiple of it
+  unsigned jobs = 1;                         // threads that look at the data
 };
 
 struct Plan {

@@ -67,20 +67,23 @@ Status Checkpoint::ReadIndex(const std::string& name, const std::vector<std::str
   QC_TRY(ReadShards(there));
 
   // The index and the headers must tell the same story.
+  // Both are sorted by the names of the tensors.
+  auto info = tensors_.begin();
   for (const auto& [tensor, target] : weight_map_) {
+    while (info != tensors_.end() && info->name < tensor) ++info;
     bool found = false;
-    for (auto at = std::ranges::lower_bound(tensors_, tensor, {}, &TensorInfo::name); at != tensors_.end() && at->name == tensor; ++at) {
-      found = found || files_[at->file].name == target;
-    }
+    for (auto at = info; at != tensors_.end() && at->name == tensor; ++at) found = found || files_[at->file].name == target;
+    if (found) continue;
     const bool readable = std::ranges::find(files_, target, &WeightFile::name) != files_.end();  // else that is the defect
-    if (!found && readable) QC_TRY(Keep(within(Malformed("index-tensor", "tensor '{}' is said to lie in '{}', which does not hold it", Escape(tensor), Escape(target)))));
+    if (readable) QC_TRY(Keep(within(Malformed("index-tensor", "tensor '{}' is said to lie in '{}', which does not hold it", Escape(tensor), Escape(target)))));
   }
   uint64_t total = 0;
-  for (const TensorInfo& info : tensors_) {
-    total += info.bytes;
-    if (!std::ranges::binary_search(weight_map_, info.name, {}, &std::pair<std::string, std::string>::first)) {
-      QC_TRY(Keep(within(Malformed("index-tensor", "tensor '{}' lies in '{}', but the index does not list it: loaders would not read it", Escape(info.name), Escape(files_[info.file].name)))));
-    }
+  auto entry = weight_map_.begin();
+  for (const TensorInfo& tensor : tensors_) {
+    total += tensor.bytes;
+    while (entry != weight_map_.end() && entry->first < tensor.name) ++entry;
+    if (entry != weight_map_.end() && entry->first == tensor.name) continue;
+    QC_TRY(Keep(within(Malformed("index-tensor", "tensor '{}' lies in '{}', but the index does not list it: loaders would not read it", Escape(tensor.name), Escape(files_[tensor.file].name)))));
   }
   const Json* metadata = index.Find("metadata");
   const Json* declared = metadata == nullptr ? nullptr : metadata->Find("total_size");

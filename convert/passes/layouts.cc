@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 
+#include "formats/base/parallel.h"
 #include "formats/base/text.h"
 #include "formats/cast.h"
 
@@ -41,7 +42,8 @@ bool CanFold(const Model& model, const Linear& linear) {
 
 // The zero points and scales of a linear, the scales in another type; says which change, and whether one has no place there at all.
 Result<QuantLinear> ReadParameters(const Model& model, const Linear& linear, Dtype scale_dtype, std::string* rounds, std::string* refusal) {
-  QC_ASSIGN(QuantLinear parameters, DecodeLinear(model, linear, kZeros | kScales));
+  QC_ASSIGN(QuantLinear parameters, DecodeLinear(model, linear, linear.traits.symmetric ? kScales : kZeros | kScales));
+  if (linear.traits.symmetric) parameters.zeros.assign(parameters.shape.groups * parameters.shape.out_features, static_cast<uint16_t>(parameters.shape.MidCode()));
   if (scale_dtype == parameters.scale_dtype) return parameters;
   const QuantLinear before = parameters;
   CastScales(scale_dtype, &parameters);
@@ -120,6 +122,18 @@ Result<Attempt> Try(const Plan& plan, const std::string& name, const Linear& lin
   }
   attempt.planned = std::move(planned);
   return attempt;
+}
+
+using NamedLinear = std::pair<const std::string, Linear>;
+
+// The same of all of them, side by side.
+Result<std::vector<Attempt>> TryAll(const Plan& plan, const std::vector<const NamedLinear*>& linears, const LayoutRule& rule) {
+  std::vector<Attempt> attempts(linears.size());
+  QC_TRY(RunParallel(linears.size(), plan.options.jobs, [&](size_t i) -> Status {
+    QC_ASSIGN(attempts[i], Try(plan, linears[i]->first, linears[i]->second, rule));
+    return {};
+  }));
+  return attempts;
 }
 
 // "; likewise 11 more (gate_proj, k_proj)"
@@ -219,14 +233,19 @@ Status PassLayouts(Plan* plan) {
     return NoteZeros(model, plan);
   }
 
+  std::vector<const NamedLinear*> quantised;
+  for (const NamedLinear& entry : model.linears) {
+    if (entry.second.quantised()) quantised.push_back(&entry);
+  }
   for (const LayoutRule& rule : plan->target.layouts) {
     if (rule.on_request) continue;
+    QC_ASSIGN(std::vector<Attempt> attempts, TryAll(*plan, quantised, rule));
     std::map<std::string, PlannedLinear> all;
     std::optional<std::pair<std::string, Attempt>> refused;
     std::vector<std::string> all_refused;
-    for (const auto& [name, linear] : model.linears) {
-      if (!linear.quantised()) continue;
-      QC_ASSIGN(Attempt attempt, Try(*plan, name, linear, rule));
+    for (size_t i = 0; i < quantised.size(); ++i) {
+      const std::string& name = quantised[i]->first;
+      Attempt& attempt = attempts[i];
       if (attempt.planned.has_value()) {
         all.emplace(name, *std::move(attempt.planned));
       } else {
