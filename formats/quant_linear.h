@@ -11,6 +11,7 @@
 // A tile of a linear, cut out along inputs or outputs, is a smaller linear of the same form.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -65,10 +66,13 @@ struct Tile {
 
 // Is every input in the group its position says?
 inline bool IsTrivial(const std::vector<int32_t>& group_index, uint64_t group_size) {
-  for (size_t k = 0; k < group_index.size(); ++k) {
-    if (group_index[k] < 0 || static_cast<uint64_t>(group_index[k]) != k / group_size) return false;
+  int32_t differing = 0;
+  int32_t group = 0;
+  for (size_t first = 0; first < group_index.size(); first += group_size, ++group) {
+    const size_t end = std::min<size_t>(first + group_size, group_index.size());
+    for (size_t k = first; k < end; ++k) differing |= group_index[k] ^ group;
   }
-  return true;
+  return differing == 0;
 }
 
 // Splits every group into groups of `group_size`, which must divide the size there is: zeros
