@@ -2,7 +2,11 @@
 
 #include <fmt/format.h>
 #include <openssl/evp.h>
+#ifdef Q2C_XXHASH_DISPATCH
+#include <xxh_x86dispatch.h>  // makes the names below those of the widest vectors there are
+#else
 #include <xxhash.h>
+#endif
 
 #include <array>
 #include <new>
