@@ -87,9 +87,12 @@ class Assigner {
     const auto [name, part] = SplitPart(place.name);
     const Skeleton& skeleton = model_->skeleton;
     const bool packed = model_->info(i).dtype == Dtype::kU32 && part == "weight" && skeleton.IsMatrix(place.name);
+    // The name may be taken in the other form.
+    if (const auto other = model_->tensors.find(place.name); other != model_->tensors.end()) return other->second;
+    if (const auto other = model_->linears.find(name); other != model_->linears.end() && other->second.Part(part).has_value()) return other->second.Part(part);
     if (skeleton.tensors.contains(place.name) && !packed) {
-      const auto [other, fresh] = model_->tensors.emplace(place.name, i);
-      return fresh ? std::nullopt : std::optional(other->second);
+      model_->tensors.emplace(place.name, i);
+      return std::nullopt;
     }
     const Shape& shape = skeleton.tensors.find(name + ".weight")->second.shape;
     Linear& entry = model_->linears[name];

@@ -74,6 +74,15 @@ TEST_F(NamesPass, TwoNamesForOneThingCollide) {
   ExpectError(Plan(model), Code::kMalformed, "tensor-twice", {"'model.norm.weight'", "'module.model.norm.weight'"});
 }
 
+// Words of an embedding that MLX quantised, and floats: whichever comes first.
+TEST_F(NamesPass, TwoFormsOfOneThingCollide) {
+  for (const std::string wrapper : {"", "module.model."}) {
+    test::TinyModel model = test::MakeTiny();
+    model.Add({wrapper + "embed_tokens.weight", "U32", {1}, test::Bytes(4)});
+    ExpectError(Plan(model), Code::kMalformed, "tensor-twice", {"'model.embed_tokens.weight'", wrapper + "embed_tokens.weight"});
+  }
+}
+
 TEST_F(NamesPass, UnknownTensorsAreRefusedAndCanBeDropped) {
   test::TinyModel model = test::MakeTiny();
   model.Add({"value_head.weight", "F16", {1}, test::Bytes(2)});
