@@ -295,6 +295,21 @@ TEST(GgufConfig, BackAndForth) {
   EXPECT_EQ(Must(Make(files, config.Dump())), values);
 }
 
+// Tokens put around a text, and templates by name: the tokenizer.json made of them says the same again.
+TEST(GgufTokenizerBack, TokensAroundTheTextAndNamedTemplates) {
+  const std::string post = R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"a","type_id":0}},{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"<|end|>","type_id":0}}],"pair":[]})";
+  const std::string settings = R"({"chat_template":[{"name":"default","template":"d"},{"name":"tool_use","template":"t"}]})";
+  const GgufValues values = Must(Make(With({.post = post}, {{"tokenizer_config.json", settings}}), kConfig));
+  Files files;
+  for (const auto& [name, text] : Must(TokenizerFromGguf(values))) files.emplace(name, text);
+  const Json processor = *Must(ParseJson(files.at("tokenizer.json"))).Find("post_processor");
+  const std::string around = R"([{"SpecialToken":{"id":"a","type_id":0}},{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"<|end|>","type_id":0}})";
+  EXPECT_EQ(*processor.Find("single"), Must(ParseJson(around + "]")));
+  EXPECT_EQ(*processor.Find("pair"), Must(ParseJson(around + R"(,{"SpecialToken":{"id":"a","type_id":1}},{"Sequence":{"id":"B","type_id":1}},{"SpecialToken":{"id":"<|end|>","type_id":1}}])")));
+  EXPECT_EQ(processor.Find("special_tokens")->Find("<|end|>")->Find("ids")->Dump(-1), "[2]");
+  EXPECT_EQ(Must(Make(files, kConfig)), values);
+}
+
 TEST(GgufConfig, BrokenMetadata) {
   const GgufValues good = Must(Make(With({}), kConfig));
   const auto with = [&](const std::string& key, std::optional<GgufValue> value) {
