@@ -61,7 +61,8 @@ class Assigner {
 
   // The tensor that has this place already, if any; then nothing is done.
   std::optional<TensorIndex> Assign(TensorIndex i, const Place& place) {
-    const size_t dot = std::min(place.name.rfind('.'), place.name.size());
+    if (model_->skeleton.tensors.contains(place.name)) return AssignOther(i, place);
+    const size_t dot = place.name.rfind('.');  // every name of a part has one
     const std::string_view linear = std::string_view(place.name).substr(0, dot);
     if (last_ == nullptr || last_->first != linear) {
       last_ = nullptr;

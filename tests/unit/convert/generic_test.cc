@@ -169,6 +169,7 @@ TEST_F(Generic, KeepsWhatItDoesNotKnow) {
     EXPECT_EQ(made.at(name), model.At(name).bytes) << name;
   }
   const PlannedJob planned = Must(PlanJob(options));
+  EXPECT_FALSE(planned.model->linears.at("stack.body.0.mix.q").Part("extra").has_value());
   EXPECT_TRUE(test::HasNote(planned.plan, "arch-generic"));
   EXPECT_TRUE(test::HasNote(planned.plan, "arch-generic-biases"));
   EXPECT_TRUE(test::HasNote(planned.plan, "forward-not-run"));
@@ -177,6 +178,21 @@ TEST_F(Generic, KeepsWhatItDoesNotKnow) {
   std::vector<std::string> ignored;
   for (const Json& name : planned.plan.config.Find("quantization_config")->Find("ignore")->items()) ignored.push_back(name.text());
   EXPECT_EQ(ignored, (std::vector<std::string>{"out", "words"}));
+}
+
+TEST_F(Generic, KeepsATensorOfTheNameOfALinear) {
+  test::TinyModel model = AsForeign(test::MakeTiny({.wide = true}));
+  for (const std::string part : {"qweight", "qzeros", "scales", "g_idx"}) {
+    test::StoredTensor copy = model.At("stack.body.0.mix.q." + part);
+    copy.name = "lone." + part;
+    model.Add(copy);
+  }
+  model.Add({"lone", "F32", {1}, Bytes(4, std::byte{6})});
+  model.Write(foreign_);
+  const PlannedJob planned = Must(PlanJob(Job(foreign_, out_, "gptqmodel")));
+  EXPECT_TRUE(planned.model->linears.at("lone").quantised());
+  EXPECT_TRUE(planned.model->tensors.contains("lone"));
+  EXPECT_TRUE(planned.plan.ByName().contains("lone"));
 }
 
 TEST_F(Generic, SaysWhatItCannotDo) {
