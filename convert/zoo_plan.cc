@@ -136,6 +136,8 @@ Result<ZooModel> ParsePlanLine(std::string_view line) {
   ZooModel model;
   QC_ASSIGN(model.in, TextOf(json, "in"));
   QC_ASSIGN(model.out, TextOf(json, "out"));
+  if (!StaysBelow(model.in)) return Malformed("zoo-plan-path", "the input '{}' is no path below the root", Escape(model.in));
+  if (!StaysBelow(model.out)) return Malformed("zoo-plan-path", "the output '{}' is no path below the folder of outputs", Escape(model.out));
   QC_ASSIGN(model.bytes, NumberOf(json, "bytes"));
   const Json* identity = json.Find("identity");
   if (identity == nullptr || !identity->is_string()) return Malformed("zoo-plan", "expected \"identity\": a text");
@@ -156,8 +158,6 @@ Result<ZooModel> ParsePlanLine(std::string_view line) {
     model.refused = std::move(error);
     return model;
   }
-  if (!StaysBelow(model.in)) return Malformed("zoo-plan-path", "the input '{}' is no path below the root", Escape(model.in));
-  if (!StaysBelow(model.out)) return Malformed("zoo-plan-path", "the output '{}' is no path below the folder of outputs", Escape(model.out));
   const Json* architecture = json.Find("architecture");
   model.generic = architecture != nullptr && architecture->text() == "generic";
   QC_ASSIGN(model.output_bytes, NumberOf(json, "output_bytes"));

@@ -96,6 +96,10 @@ TEST_F(ZooPlanTest, BadLinesAreNumberedAndTheRestIsKept) {
   for (const char* path : {"..", "../a", "a/../../b", "/etc", "a//b", "a/", "./a", "a/./b", "a\\\\b"}) {
     ExpectBadLine(Line(path, "a"), "zoo-plan-path", {"root"});
     ExpectBadLine(Line("a", path), "zoo-plan-path", {"folder of outputs"});
+    // of a refused one as well, although nothing is done with it but to name it
+    std::string refused = Line("a", path);
+    refused.insert(refused.rfind('}'), R"(, "refused": {"exit": 69, "id": "layout", "message": "m"})");
+    ExpectBadLine(refused, "zoo-plan-path", {"folder of outputs"});
   }
   // no newline: cut off
   std::string torn = Line("a", "a");
