@@ -152,7 +152,7 @@ void LinearTiles::FillPanel(uint64_t column, uint64_t first, uint64_t inputs, fl
     }
     return;
   }
-  const bool zeros = whole_zeros_ && !stored_offsets;
+  const bool zeros = whole_zeros_ && !(stored_offsets && !parameters_.offsets.empty());
   std::array<float, kPanelOutputs> scales = {};
   std::array<float, kPanelOutputs> others = {};  // zero points or offsets
   std::array<uint8_t, kPanelOutputs> narrow = {};

@@ -61,7 +61,7 @@ class LinearTiles {
   // The weights of `inputs` inputs of the tile from its input `first` on, for up to kPanelOutputs
   // outputs from its output `column` on, as [inputs][kPanelOutputs]; columns beyond the tile are
   // zero. scale·(code − zero) in float32, which is exact for 16-bit scales; with offsets that
-  // are no zero points, or with `stored_offsets`, scale·code + offset, rounded once. There is no negative zero.
+  // are no zero points, or with `stored_offsets` where there are any, scale·code + offset, rounded once. There is no negative zero.
   void FillPanel(uint64_t column, uint64_t first, uint64_t inputs, float* panel, bool stored_offsets = false) const;
 
  private:

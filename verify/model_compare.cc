@@ -25,8 +25,8 @@ class MeasureStrip final : public TileCheck {
     for (uint64_t first = 0; first < tile.inputs; first += kProductInputs) {
       const uint64_t inputs = std::min(kProductInputs, tile.inputs - first);
       for (uint64_t column = 0; column < tile.outputs; column += kPanelOutputs) {
-        a.FillPanel(column, first, inputs, a_.data(), !a.parameters().offsets.empty());
-        b.FillPanel(column, first, inputs, b_.data(), !b.parameters().offsets.empty());
+        a.FillPanel(column, first, inputs, a_.data(), true);
+        b.FillPanel(column, first, inputs, b_.data(), true);
         Add(inputs, std::min(kPanelOutputs, tile.outputs - column));
       }
     }

@@ -51,18 +51,18 @@ std::string Reason(const PlannedLinear& planned, const PartCodec& part, bool car
   return reason;
 }
 
-PlannedTensor PlanPart(const Model& model, const std::string& name, const PlannedLinear& planned, const PartCodec& part) {
+// `same`: the part of the source that holds its very bytes, under another name.
+PlannedTensor PlanPart(const std::string& name, const PlannedLinear& planned, const PartCodec& part, std::optional<TensorIndex> same) {
   const Linear& linear = *planned.linear;
   PlannedTensor tensor;
   tensor.name = fmt::format("{}.{}", name, part.suffix);
   tensor.shape = part.shape(planned.shape);
   tensor.dtype = part.dtype.value_or(planned.scale_dtype);
   tensor.bytes = *BytesOf(tensor.dtype, tensor.shape);
-  if (const std::optional<TensorIndex> same = SameBytesAs(planned, part)) {
-    const TensorInfo& info = model.info(*same);
+  if (same.has_value()) {
     tensor.input = *same;
-    tensor.action = info.name == tensor.name ? "copy" : "rename";
-    tensor.reason = info.name == tensor.name ? "the target wants it as it is" : fmt::format("layout '{}' has the same bytes under this name", planned.layout->name);
+    tensor.action = "rename";
+    tensor.reason = fmt::format("layout '{}' has the same bytes under this name", planned.layout->name);
     return tensor;
   }
   const bool carried = CarriedBySource(linear, part.components);
@@ -130,7 +130,7 @@ Status PassRepack(Plan* plan) {
         replaced[*same] = false;
         continue;
       }
-      fresh.push_back(PlanPart(model, name, planned, part));
+      fresh.push_back(PlanPart(name, planned, part, same));
       if (fresh.back().action == "make" && part.components == kGroupIndex) QC_TRY(plan->Wants("g-idx", fresh.back().name));
     }
     DropImplied(model, name, planned, written, plan);
